@@ -1,0 +1,33 @@
+# Two commands: `make demo` shows the main job on real node processes, `make test` runs the tests.
+# Both install what is missing when run as root; otherwise they name the one command to run.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# What RocksDB needs to be compiled, and what the tests run. The cross libraries and qemu let one machine run
+# a node of another platform.
+PACKAGES := clang libclang-dev make
+TEST_PACKAGES := qemu-user-static libc6-arm64-cross libstdc++6-arm64-cross libgcc-s1-arm64-cross libatomic1-arm64-cross
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: help setup build demo test
+
+help:
+	@echo "make demo   five nodes on this machine, and the life of some updates (about a minute and a half)"
+	@echo "make test   all tests"
+	@echo "make setup  install what both need"
+
+setup:
+	@tests/setup/packages $(PACKAGES)
+
+build: setup
+	cargo build --workspace --locked
+
+demo: build
+	"$(TARGET)/debug/tribune" demo
+
+test: setup
+	@tests/setup/nextest
+	cargo build --workspace --locked
+	cargo nextest run --workspace --locked
+	cargo test --workspace --locked --doc

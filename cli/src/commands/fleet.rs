@@ -1,0 +1,133 @@
+//! Commands about the cluster, its nodes, classes, processes and users.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tribune_messages::api::{ApiRequest, ApiResponse};
+use tribune_p2p::Identity;
+use tribune_raft_store::command::UserCommand;
+use tribune_raft_store::model::{Desired, PublicKey};
+
+use crate::args::{AdminCommand, ClassCommand, NodeCommand, ProcessCommand};
+use crate::context::{Context, unexpected};
+use crate::exit::Exit;
+use crate::json::{ClassView, LogView, Many, NodeView, ProcessView, StatusView};
+use crate::output::fleet;
+use crate::output::words::list;
+use crate::problem::{Done, Problem, plain};
+
+use super::{DoneView, show_done};
+
+/// `status`.
+pub async fn status(context: &mut Context) -> Done {
+    let ApiResponse::Status(status) = context.ask(ApiRequest::Status).await? else { return Err(unexpected("how it is")) };
+    context.print.show("status", || fleet::status(&status), || StatusView::of(&status));
+    Ok(Exit::Done)
+}
+
+/// `node …`.
+pub async fn node(context: &mut Context, command: NodeCommand) -> Done {
+    match command {
+        NodeCommand::List => {
+            let nodes = context.nodes().await?;
+            context.print.show("nodes", || fleet::nodes(&nodes), || nodes.iter().map(NodeView::of).collect::<Many<_>>());
+            Ok(Exit::Done)
+        }
+        NodeCommand::Show { node } => {
+            let node = context.node(&node).await?;
+            context.print.show("node", || fleet::node(&node), || NodeView::of(&node));
+            Ok(Exit::Done)
+        }
+        NodeCommand::Label { node, set, remove, required } => {
+            context.node(&node).await?;
+            let set: BTreeMap<_, _> = set.into_iter().map(|(key, value)| (key, Desired { value, required })).collect();
+            let what = format!("labelled node {node}");
+            context.order(UserCommand::LabelNode { node, set, unset: remove.into_iter().collect() }).await?;
+            show_done(context, &what);
+            Ok(Exit::Done)
+        }
+    }
+}
+
+/// `class …`.
+pub async fn class(context: &mut Context, command: ClassCommand) -> Done {
+    match command {
+        ClassCommand::List => {
+            let classes = context.classes().await?;
+            context.print.show("classes", || fleet::classes(&classes), || classes.iter().map(ClassView::of).collect::<Many<_>>());
+        }
+        ClassCommand::Set { class, add, remove } => {
+            let nodes = context.nodes().await?;
+            let names: Vec<String> = nodes.iter().map(|info| info.node.name.to_string()).collect();
+            if let Some(node) = add.iter().chain(&remove).find(|node| !names.contains(&node.to_string())) {
+                return Err(Problem::unknown("node", node, &names));
+            }
+            if let Some(both) = add.iter().find(|node| remove.contains(node)) {
+                return Err(Problem::with(Exit::Usage, format!("node {both} is both added and removed"), "name it once"));
+            }
+            let changes = [("added", &add), ("removed", &remove)];
+            let changes = changes.iter().filter(|(_, nodes)| !nodes.is_empty()).map(|(what, nodes)| format!("{what} {}", list(*nodes)));
+            let changes: Vec<String> = changes.collect();
+            let what = if changes.is_empty() { format!("class {class} is there") } else { format!("class {class}: {}", changes.join("; ")) };
+            let (add, remove): (BTreeSet<_>, BTreeSet<_>) = (add.into_iter().collect(), remove.into_iter().collect());
+            context.order(UserCommand::SetClass { class, add, remove }).await?;
+            show_done(context, &what);
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// `process …`.
+pub async fn process(context: &mut Context, command: ProcessCommand) -> Done {
+    match command {
+        ProcessCommand::List { node } => {
+            if let Some(node) = &node {
+                context.node(node).await?;
+            }
+            let ApiResponse::Processes(processes) = context.ask(ApiRequest::Processes { node }).await? else {
+                return Err(unexpected("the processes"));
+            };
+            let view = || processes.iter().map(ProcessView::of).collect::<Many<_>>();
+            context.print.show("processes", || fleet::processes(&processes), view);
+        }
+        ProcessCommand::Logs(args) => {
+            if let Some(node) = &args.node {
+                context.node(node).await?;
+            }
+            let request = ApiRequest::Log { node: args.node, process: args.process, lines: args.lines };
+            let ApiResponse::Log(log) = context.ask(request).await? else { return Err(unexpected("the log")) };
+            context.print.note(&format!("the end of {}:", log.file));
+            context.print.show("log", || fleet::log(&log), || LogView::of(&log));
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// A key, in `key`.
+#[derive(Debug, serde::Serialize)]
+struct KeyView {
+    public_key: String,
+    peer: String,
+    file: String,
+}
+
+/// `admin …`.
+pub async fn admin(context: &mut Context, command: AdminCommand) -> Done {
+    match command {
+        AdminCommand::Add { name, public_key, role } => {
+            let what = format!("{name} may act as {}", crate::output::words::role(role.into()));
+            context.order(UserCommand::SetPrincipal { key: public_key, name, role: role.into() }).await?;
+            show_done(context, &what);
+        }
+        AdminCommand::Key { file } => {
+            let key = match Identity::load(&file) {
+                Err(tribune_p2p::identity::IdentityError::Missing(_)) => Identity::create(&file),
+                loaded => loaded,
+            };
+            let key = key.map_err(plain)?;
+            let public = PublicKey::new(key.public_key()).to_string();
+            let view = KeyView { public_key: public.clone(), peer: key.peer_id().to_string(), file: file.display().to_string() };
+            context.print.show("key", || public, || view);
+        }
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,84 @@
+//! The commands. Each reads what it needs, checks what was named, asks or orders, and prints.
+
+mod events;
+mod fleet;
+mod local;
+mod package;
+mod resolve;
+mod setup;
+mod update;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::CommandFactory;
+use serde::Serialize;
+
+use crate::args::{Cli, Command};
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::output::Printer;
+use crate::problem::{Done, Problem, plain};
+
+/// `done`: an order without any other answer was carried out.
+#[derive(Debug, Serialize)]
+struct DoneView {
+    what: String,
+}
+
+fn show_done(context: &Context, what: &str) {
+    context.print.show("done", || what.to_owned(), || DoneView { what: what.to_owned() });
+}
+
+/// Runs a command, and ends as it ends.
+pub fn run(cli: Cli) -> ExitCode {
+    let print = Printer::new(cli.global.format());
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(problem) => {
+            print.problem(&problem);
+            problem.exit.into()
+        }
+    }
+}
+
+/// Those that are processes of a node have their own runtimes and logs; all others are clients.
+fn dispatch(cli: Cli) -> Done<ExitCode> {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Shim => Ok(tribune_keeper::shim_main()),
+        Command::Agent => setup::agent(&global),
+        Command::Run => setup::run(&global),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "tribune", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        command => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.map_err(|error| Problem::new(format!("the program cannot start: {error}"), ""))?;
+            runtime.block_on(client(&mut Context::new(global), command)).map(ExitCode::from)
+        }
+    }
+}
+
+async fn client(context: &mut Context, command: Command) -> Done {
+    match command {
+        Command::Init(args) => setup::init(context, args).await,
+        Command::Join(args) => setup::join(context, args).await,
+        Command::Token(command) => setup::token(context, command).await,
+        Command::Status => fleet::status(context).await,
+        Command::Node(command) => fleet::node(context, command).await,
+        Command::Class(command) => fleet::class(context, command).await,
+        Command::Process(command) => fleet::process(context, command).await,
+        Command::Admin(command) => fleet::admin(context, command).await,
+        Command::Package(command) => package::package(context, command).await,
+        Command::Image(command) => package::image(context, command).await,
+        Command::Update(command) => update::update(context, command).await,
+        Command::Regress(args) => update::regress(context, args).await,
+        Command::Events(args) => events::events(context, args).await,
+        Command::Local(command) => local::local(context, command).await,
+        Command::Run | Command::Agent | Command::Shim | Command::Completions { .. } => {
+            Err(plain("this command is no client's command"))
+        }
+    }
+}

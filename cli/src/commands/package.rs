@@ -1,0 +1,164 @@
+//! `package …` and `image …`.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use tribune_messages::api::PackageInfo;
+use tribune_package::{Inspection, PackageRef, Targets, build_image, build_package, inspect};
+
+use crate::args::{ImageCommand, PackageCommand};
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::json::{FileView, Many, PackageView, TargetsView};
+use crate::manifests::Manifests;
+use crate::names::Names;
+use crate::output::words::{count, size};
+use crate::output::package as text;
+use crate::problem::{Done, Problem, plain};
+
+/// `package …`.
+pub async fn package(context: &mut Context, command: PackageCommand) -> Done {
+    match command {
+        PackageCommand::Build { manifest } => build(context, &manifest)?,
+        PackageCommand::Inspect { file } => show_file(context, &file)?,
+        PackageCommand::Publish { file } => publish(context, &file).await?,
+        PackageCommand::List { name } => {
+            let packages = context.packages(name.clone()).await?;
+            if let (Some(name), true) = (&name, packages.is_empty()) {
+                return Err(Problem::unknown("package", name, &package_names(context).await?));
+            }
+            let manifests = Manifests::of_store(&packages)?;
+            let view = || packages.iter().filter_map(|info| Some(PackageView::stored(info, manifests.get(&info.id)?)));
+            context.print.show("packages", || text::packages(&packages, &manifests), || view().collect::<Many<_>>());
+        }
+        PackageCommand::Show { package } => show(context, &package).await?,
+    }
+    Ok(Exit::Done)
+}
+
+/// `image …`.
+pub async fn image(context: &mut Context, command: ImageCommand) -> Done {
+    match command {
+        ImageCommand::Build { targets, packages } => {
+            let output = context.global.file().map(Path::to_owned).ok_or_else(|| plain("name the file to write with -o FILE.timg"))?;
+            let targets = targets.as_deref().map(Targets::read).transpose().map_err(plain)?;
+            let built = build_image(&packages, targets, &output).map_err(plain)?;
+            let view = BuiltView {
+                file: built.path.display().to_string(),
+                size: built.size,
+                packages: built.header.packages().iter().map(|manifest| PackageView::of(manifest.id(), manifest)).collect(),
+                targets: built.header.targets().map(TargetsView::of),
+            };
+            let what = || format!("built {}: {}, {}", view.file, count(view.packages.len(), "package"), size(view.size));
+            context.print.show("built", what, || &view);
+        }
+        ImageCommand::Inspect { file } => show_file(context, &file)?,
+    }
+    Ok(Exit::Done)
+}
+
+/// `built`: a file that was built.
+#[derive(Debug, Serialize)]
+struct BuiltView {
+    file: String,
+    size: u64,
+    packages: Vec<PackageView>,
+    targets: Option<TargetsView>,
+}
+
+fn build(context: &Context, description: &Path) -> Done<()> {
+    let output = match context.global.file() {
+        Some(file) => file.to_owned(),
+        None => {
+            // Read once more by the build itself: the name is in it.
+            let manifest = tribune_package::source::read(description).map_err(plain)?.manifest;
+            PathBuf::from(format!("{}-{}.tpkg", manifest.name, manifest.version))
+        }
+    };
+    let built = build_package(description, &output).map_err(plain)?;
+    let view = BuiltView {
+        file: built.path.display().to_string(),
+        size: built.size,
+        packages: vec![PackageView::of(built.id, &built.manifest)],
+        targets: None,
+    };
+    let what = || {
+        let modules = count(built.manifest.modules.len(), "module");
+        format!("built {}: {} {}, {modules}, {}, id {}", view.file, built.manifest.name, built.manifest.version, size(view.size), built.id)
+    };
+    context.print.show("built", what, || &view);
+    Ok(())
+}
+
+/// Verifies a file and says what is in it.
+pub fn read_file(file: &Path) -> Done<Inspection> {
+    inspect(file).map_err(plain)
+}
+
+fn show_file(context: &Context, file: &Path) -> Done<()> {
+    let inspection = read_file(file)?;
+    context.print.show("file", || text::file(&inspection), || FileView::of(&inspection));
+    Ok(())
+}
+
+/// `published`: packages that are in the store.
+#[derive(Debug, Serialize)]
+struct PublishedView {
+    packages: Vec<PublishedPackage>,
+    copies: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct PublishedPackage {
+    id: String,
+    package: String,
+}
+
+async fn publish(context: &mut Context, file: &Path) -> Done<()> {
+    let inspection = read_file(file)?;
+    let mut names = Names::default();
+    for package in &inspection.packages {
+        names.add(package.id, package.manifest.name.clone(), package.manifest.version.to_string());
+    }
+    let (packages, copies) = context.publish(file, inspection.size).await?;
+    let all: Vec<PublishedPackage> =
+        packages.iter().map(|id| PublishedPackage { id: id.to_string(), package: names.full(id) }).collect();
+    let what = || {
+        let lines = all.iter().map(|package| format!("published {}, {}\n", package.package, count_copies(copies)));
+        lines.collect()
+    };
+    context.print.show("published", what, || PublishedView {
+        packages: all.iter().map(|package| PublishedPackage { id: package.id.clone(), package: package.package.clone() }).collect(),
+        copies,
+    });
+    Ok(())
+}
+
+/// On how many voters the modules are.
+pub fn count_copies(copies: u32) -> String {
+    if copies == 1 { "1 copy".into() } else { format!("{copies} copies") }
+}
+
+async fn package_names(context: &mut Context) -> Done<Vec<String>> {
+    let packages = context.packages(None).await?;
+    Ok(Manifests::of_store(&packages)?.all().map(|(_, manifest)| format!("{}@{}", manifest.name, manifest.version)).collect())
+}
+
+async fn show(context: &mut Context, package: &PackageRef) -> Done<()> {
+    let packages = context.packages(Some(package.name.clone())).await?;
+    let manifests = Manifests::of_store(&packages)?;
+    let meant: Vec<(&PackageInfo, _)> =
+        packages.iter().filter_map(|info| Some((info, manifests.get(&info.id)?))).filter(|(_, manifest)| package.means(manifest)).collect();
+    if meant.is_empty() {
+        let there_are = if packages.is_empty() { package_names(context).await? } else { versions(&manifests) };
+        return Err(Problem::unknown("package", package, &there_are));
+    }
+    for (info, manifest) in meant {
+        context.print.show("package", || text::stored(info, manifest), || PackageView::stored(info, manifest));
+    }
+    Ok(())
+}
+
+fn versions(manifests: &Manifests) -> Vec<String> {
+    manifests.all().map(|(_, manifest)| format!("{}@{}", manifest.name, manifest.version)).collect()
+}

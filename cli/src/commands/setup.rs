@@ -1,0 +1,210 @@
+//! Commands that make, join and run a node.
+
+use std::fs::OpenOptions;
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use serde::Serialize;
+use tracing_subscriber::EnvFilter;
+use tribune_node::client::new_token;
+use tribune_node::{InitOptions, JoinOptions, init as make, join as come_in};
+use tribune_raft_store::command::UserCommand;
+use tribune_raft_store::model::Signature;
+
+use crate::args::{Global, InitArgs, JoinArgs, TokenCommand, TokenCreateArgs};
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::output::words::{list, span};
+use crate::problem::{Done, Problem, plain};
+
+/// The longest join token that is read.
+const LONGEST_TOKEN: u64 = 1024;
+/// What is logged unless `TRIBUNE_LOG` says otherwise.
+const LOGGED: &str = "info";
+
+/// Logs go to standard error; `TRIBUNE_LOG` says what is logged, such as `debug` or `tribune_node=debug`.
+fn start_log() {
+    let filter = EnvFilter::try_from_env("TRIBUNE_LOG").unwrap_or_else(|_| EnvFilter::new(LOGGED));
+    // A second subscriber is refused, and the first goes on.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}
+
+/// `run`: this node, until it is told to stop.
+pub fn run(global: &Global) -> Done<ExitCode> {
+    start_log();
+    tribune_node::run(&global.data).map_err(plain)?;
+    Ok(Exit::Done.into())
+}
+
+/// `agent`: everything of a node but its keeper, which starts it.
+pub fn agent(global: &Global) -> Done<ExitCode> {
+    start_log();
+    tribune_node::run_agent(&global.data).map_err(plain)?;
+    Ok(Exit::Done.into())
+}
+
+/// `initialised`: a cluster was made.
+#[derive(Debug, Serialize)]
+struct InitialisedView {
+    cluster: String,
+    node: String,
+    peer: String,
+    addresses: Vec<String>,
+    admin: String,
+    admin_public_key: String,
+    admin_key_file: String,
+}
+
+/// `init`.
+pub async fn init(context: &mut Context, args: InitArgs) -> Done {
+    let InitArgs { node, admin, admin_key } = args;
+    let data = context.global.data.clone();
+    let name = node.name.clone();
+    let options = InitOptions {
+        admin_key: admin_key.unwrap_or_else(|| data.join("admin.key")),
+        data,
+        name: node.name,
+        control: node.control,
+        data_address: node.data_address,
+        platform: node.platform,
+        runners: node.runner.into_iter().collect(),
+        admin: admin.clone(),
+        voter: node.voter.into(),
+    };
+    let made = make(options).map_err(plain)?;
+    let view = InitialisedView {
+        cluster: made.cluster.to_string(),
+        node: name.to_string(),
+        peer: made.peer.to_string(),
+        addresses: made.addresses,
+        admin: admin.to_string(),
+        admin_public_key: made.admin.to_string(),
+        admin_key_file: made.admin_key.display().to_string(),
+    };
+    let text = || {
+        format!(
+            "cluster {} has its first node, {}\nothers join at  {}\nkey of {}  {} (keep it safe)\nstart the node with: tribune run --data {}",
+            view.cluster,
+            view.node,
+            list(&view.addresses),
+            view.admin,
+            view.admin_key_file,
+            context.global.data.display()
+        )
+    };
+    context.print.show("initialised", text, || &view);
+    Ok(Exit::Done)
+}
+
+/// `joined`: this node is in a cluster.
+#[derive(Debug, Serialize)]
+struct JoinedView {
+    cluster: String,
+    node: String,
+    peer: String,
+    others: Vec<String>,
+}
+
+/// `join`.
+pub async fn join(context: &mut Context, args: JoinArgs) -> Done {
+    let JoinArgs { node, token_file } = args;
+    let Some(peer) = context.global.peer.first() else {
+        return Err(Problem::with(Exit::Usage, "no node of the cluster was named", "name one with --peer; `tribune init` printed its address"));
+    };
+    let options = JoinOptions {
+        data: context.global.data.clone(),
+        name: node.name,
+        control: node.control,
+        data_address: node.data_address,
+        platform: node.platform,
+        runners: node.runner.into_iter().collect(),
+        voter: node.voter.into(),
+        peer: peer.full_address(),
+        token: read_token(token_file.as_deref())?,
+    };
+    let joined = come_in(options).await.map_err(plain)?;
+    let view = JoinedView {
+        cluster: joined.cluster.to_string(),
+        node: joined.name.to_string(),
+        peer: joined.peer.to_string(),
+        others: joined.others.iter().map(ToString::to_string).collect(),
+    };
+    let text = || {
+        let data = context.global.data.display();
+        format!("node {} is in cluster {}\nstart it with: tribune run --data {data}", view.node, view.cluster)
+    };
+    context.print.show("joined", text, || &view);
+    Ok(Exit::Done)
+}
+
+/// The join token: from a file, standard input or the environment, never from an argument.
+fn read_token(file: Option<&Path>) -> Done<String> {
+    let text = match file {
+        Some(path) if path == Path::new("-") => read_short(std::io::stdin()),
+        Some(path) => std::fs::File::open(path).and_then(read_short),
+        None => match std::env::var("TRIBUNE_TOKEN") {
+            Ok(token) => Ok(token),
+            Err(_) => {
+                let todo = "give it with --token-file FILE, --token-file - for standard input, or in TRIBUNE_TOKEN";
+                return Err(Problem::with(Exit::Usage, "there is no join token", todo));
+            }
+        },
+    };
+    let text = text.map_err(|error| Problem::new(format!("the join token cannot be read: {error}"), ""))?;
+    match text.trim() {
+        "" => Err(Problem::new("the join token is empty", "make one with `tribune token create`")),
+        token => Ok(token.to_owned()),
+    }
+}
+
+fn read_short(source: impl Read) -> std::io::Result<String> {
+    let mut text = String::new();
+    source.take(LONGEST_TOKEN).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// `token`: a join token.
+#[derive(Debug, Serialize)]
+struct TokenView {
+    token: Option<String>,
+    file: Option<String>,
+    node: Option<String>,
+    valid_ms: u64,
+}
+
+/// `token …`.
+pub async fn token(context: &mut Context, command: TokenCommand) -> Done {
+    let TokenCommand::Create(TokenCreateArgs { valid, node, token_file }) = command;
+    let token = new_token();
+    let hash = Signature::of(token.as_bytes());
+    context.order(UserCommand::CreateToken { hash, valid, node: node.clone() }).await?;
+    if let Some(file) = &token_file {
+        write_secret(file, &token)?;
+    }
+    let shown = token_file.is_none().then(|| token.clone());
+    let view = TokenView {
+        token: shown.clone(),
+        file: token_file.as_ref().map(|file| file.display().to_string()),
+        node: node.map(|node| node.to_string()),
+        valid_ms: valid.as_millis(),
+    };
+    let text = || shown.unwrap_or_else(|| format!("the token is in {}, good for {}", display(token_file.as_ref()), span(valid)));
+    context.print.show("token", text, || view);
+    Ok(Exit::Done)
+}
+
+fn display(file: Option<&PathBuf>) -> String {
+    file.map(|file| file.display().to_string()).unwrap_or_default()
+}
+
+fn write_secret(path: &Path, secret: &str) -> Done<()> {
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        writeln!(file, "{secret}")?;
+        file.sync_all()
+    };
+    let failed = |error: std::io::Error| Problem::new(format!("{} cannot be written: {error}", path.display()), "name a new file");
+    write().map_err(failed)
+}

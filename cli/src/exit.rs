@@ -1,0 +1,107 @@
+//! What the exit codes mean. One idea: a script that knows the code knows what happened, without reading any text.
+
+use std::process::ExitCode;
+
+use tribune_raft_store::model::{Outcome, Phase};
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// It was done. (An update that was completed in part is done as well; a note says so.)
+    Done,
+    /// It was not done.
+    Error,
+    /// The arguments are wrong.
+    Usage,
+    /// The update was vetoed or is held, and waits for a decision.
+    Undecided,
+    /// The update is done, and needs are not met.
+    Discrepancies,
+    /// What the update changed went back.
+    Regressed,
+    /// The update changed nothing.
+    Aborted,
+    /// There is no master, or no answer came in time. An order may have been carried out.
+    NoAnswer,
+    /// The plan has blockers.
+    Blocked,
+    /// Something could not go back: a person must look.
+    RegressFailed,
+}
+
+impl Exit {
+    /// The exit code.
+    pub fn number(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::Error => 1,
+            Exit::Usage => 2,
+            Exit::Undecided => 3,
+            Exit::Discrepancies => 4,
+            Exit::Regressed => 5,
+            Exit::Aborted => 6,
+            Exit::NoAnswer => 7,
+            Exit::Blocked => 8,
+            Exit::RegressFailed => 9,
+        }
+    }
+
+    /// What an update that ended so means for who waited for it.
+    pub fn of(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Completed | Outcome::CompletedInPart => Exit::Done,
+            Outcome::CompletedWithDiscrepancies => Exit::Discrepancies,
+            Outcome::Aborted => Exit::Aborted,
+            Outcome::Regressed => Exit::Regressed,
+            Outcome::RegressFailed => Exit::RegressFailed,
+            Outcome::Rejected => Exit::Blocked,
+        }
+    }
+
+    /// What this phase means for who watches an update; `None`: it goes on by itself.
+    pub fn at(phase: &Phase) -> Option<Self> {
+        match phase {
+            Phase::Vetoed | Phase::Held { .. } => Some(Exit::Undecided),
+            Phase::Ended { outcome } => Some(Exit::of(*outcome)),
+            Phase::Queued { .. }
+            | Phase::Planned
+            | Phase::Asking
+            | Phase::Distributing
+            | Phase::Wave { .. }
+            | Phase::Verifying
+            | Phase::Regressing => None,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit.number())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_end_of_an_update_has_its_exit_code() {
+        let ended = |outcome| Phase::Ended { outcome };
+        for (phase, code) in [
+            (ended(Outcome::Completed), Some(0)),
+            (ended(Outcome::CompletedInPart), Some(0)),
+            (ended(Outcome::CompletedWithDiscrepancies), Some(4)),
+            (ended(Outcome::Regressed), Some(5)),
+            (ended(Outcome::Aborted), Some(6)),
+            (ended(Outcome::Rejected), Some(8)),
+            (ended(Outcome::RegressFailed), Some(9)),
+            (Phase::Vetoed, Some(3)),
+            (Phase::Held { wave: 0 }, Some(3)),
+            (Phase::Asking, None),
+            (Phase::Wave { wave: 2 }, None),
+            (Phase::Regressing, None),
+        ] {
+            assert_eq!(Exit::at(&phase).map(Exit::number), code, "{phase}");
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! Documents about updates.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use tribune_messages::api::{UpdateInfo, UpdateSummary};
+use tribune_raft_store::model::{
+    Answer, BallotCast, Decision, DecisionTaken, NodeName, NodeProgress, Phase, ProcessRef, Targets, Update, UpdateOptions,
+};
+use tribune_raft_store::record::{Waiting, WaitingFor};
+
+use super::plan::{ChangeView, DiscrepancyView, PlanView, changes};
+use super::word;
+use crate::exit::Exit;
+use crate::names::Names;
+use crate::output::words;
+
+/// An update in `updates`.
+#[derive(Debug, Serialize)]
+pub struct SummaryView {
+    update: String,
+    kind: String,
+    phase: String,
+    wave: Option<u32>,
+    outcome: Option<&'static str>,
+    submitted_by: String,
+    submitted_at: u64,
+    since_at: u64,
+    node_count: u32,
+    packages: Vec<String>,
+    reason: Option<String>,
+}
+
+impl SummaryView {
+    /// The view of an update in a list.
+    pub fn of(summary: &UpdateSummary) -> Self {
+        let UpdateSummary { update, nodes, packages } = summary;
+        let (phase, wave, outcome) = phase(&update.phase);
+        Self {
+            update: update.id.to_string(),
+            kind: word(&update.request.kind),
+            phase,
+            wave,
+            outcome,
+            submitted_by: update.by.name.clone(),
+            submitted_at: update.submitted.0,
+            since_at: update.since.0,
+            node_count: *nodes,
+            packages: packages.clone(),
+            reason: update.reason.clone(),
+        }
+    }
+}
+
+/// The phase's name, its wave counted from 1, and the outcome of an ended one.
+fn phase(phase: &Phase) -> (String, Option<u32>, Option<&'static str>) {
+    let (name, wave, outcome) = match phase {
+        Phase::Queued { .. } => ("queued", None, None),
+        Phase::Planned => ("planned", None, None),
+        Phase::Asking => ("asking", None, None),
+        Phase::Vetoed => ("vetoed", None, None),
+        Phase::Distributing => ("distributing", None, None),
+        Phase::Wave { wave } => ("wave", Some(wave + 1), None),
+        Phase::Held { wave } => ("held", Some(wave + 1), None),
+        Phase::Verifying => ("verifying", None, None),
+        Phase::Regressing => ("regressing", None, None),
+        Phase::Ended { outcome } => ("ended", None, Some(words::outcome(*outcome))),
+    };
+    (name.to_owned(), wave, outcome)
+}
+
+/// `update`.
+#[derive(Debug, Serialize)]
+pub struct UpdateView {
+    update: String,
+    kind: String,
+    phase: String,
+    wave: Option<u32>,
+    outcome: Option<&'static str>,
+    exit: Option<u8>,
+    submitted_by: String,
+    submitted_at: u64,
+    since_at: u64,
+    now_at: u64,
+    ballot_revision: u64,
+    targets: TargetsView,
+    options: OptionsView,
+    waiting: Option<WaitingView>,
+    nodes: BTreeMap<String, ProgressView>,
+    vetoes: Vec<VetoView>,
+    decisions: Vec<DecisionView>,
+    discrepancies: Vec<DiscrepancyView>,
+    plan: Option<PlanView>,
+    reason: Option<String>,
+}
+
+impl UpdateView {
+    /// The view of an update.
+    pub fn of(info: &UpdateInfo) -> Self {
+        let UpdateInfo { update, waiting, packages, index: _, now } = info;
+        let names = Names::of(packages);
+        let (phase, wave, outcome) = phase(&update.phase);
+        let progress = |(name, node): (&NodeName, &NodeProgress)| (name.to_string(), ProgressView::of(update, name, node, &names));
+        Self {
+            update: update.id.to_string(),
+            kind: word(&update.request.kind),
+            phase,
+            wave,
+            outcome,
+            exit: Exit::at(&update.phase).map(Exit::number),
+            submitted_by: update.by.name.clone(),
+            submitted_at: update.submitted.0,
+            since_at: update.since.0,
+            now_at: now.0,
+            ballot_revision: update.ballot_revision,
+            targets: TargetsView::of(&update.request.targets, &names),
+            options: OptionsView::of(&update.request.options),
+            waiting: waiting.as_ref().map(WaitingView::of),
+            nodes: update.nodes.iter().map(progress).collect(),
+            vetoes: vetoes(update),
+            decisions: update.decisions.iter().map(DecisionView::of).collect(),
+            discrepancies: update.discrepancies.iter().map(DiscrepancyView::of).collect(),
+            plan: update.plan.as_ref().map(|plan| PlanView::of(plan, &names)),
+            reason: update.reason.clone(),
+        }
+    }
+}
+
+/// Which nodes and classes get which packages.
+#[derive(Debug, Serialize)]
+struct TargetsView {
+    nodes: BTreeMap<String, Vec<String>>,
+    classes: BTreeMap<String, Vec<String>>,
+}
+
+impl TargetsView {
+    fn of(targets: &Targets, names: &Names) -> Self {
+        let packages = |ids: &std::collections::BTreeSet<_>| ids.iter().map(|id| names.full(id)).collect();
+        Self {
+            nodes: targets.nodes.iter().map(|(node, ids)| (node.to_string(), packages(ids))).collect(),
+            classes: targets.classes.iter().map(|(class, ids)| (class.to_string(), packages(ids))).collect(),
+        }
+    }
+}
+
+/// How an update is carried out.
+#[derive(Debug, Serialize)]
+struct OptionsView {
+    strategy: String,
+    on_failure: String,
+    decide_within_ms: u64,
+    max_defer_ms: u64,
+    skip_away: bool,
+    accept_discrepancies: Vec<String>,
+    again: bool,
+    allow_drift: bool,
+    force: Option<String>,
+}
+
+impl OptionsView {
+    fn of(options: &UpdateOptions) -> Self {
+        let UpdateOptions { strategy, on_failure, decide_within, max_defer, skip_away, accept_discrepancies, again, allow_drift, force } =
+            options;
+        Self {
+            strategy: word(strategy),
+            on_failure: word(on_failure),
+            decide_within_ms: decide_within.as_millis(),
+            max_defer_ms: max_defer.as_millis(),
+            skip_away: *skip_away,
+            accept_discrepancies: accept_discrepancies.iter().map(ToString::to_string).collect(),
+            again: *again,
+            allow_drift: *allow_drift,
+            force: force.clone(),
+        }
+    }
+}
+
+/// What an update waits for.
+#[derive(Debug, Serialize)]
+struct WaitingView {
+    waiting_for: &'static str,
+    since_at: u64,
+    updates: Vec<String>,
+    nodes: Vec<String>,
+    about: Vec<String>,
+    can: Vec<String>,
+}
+
+impl WaitingView {
+    fn of(waiting: &Waiting) -> Self {
+        let Waiting { waiting_for, since, can } = waiting;
+        let names = |nodes: &[NodeName]| nodes.iter().map(ToString::to_string).collect();
+        let (kind, updates, nodes, about) = match waiting_for {
+            WaitingFor::Updates { updates } => ("updates", updates.iter().map(ToString::to_string).collect(), vec![], vec![]),
+            WaitingFor::Answers { nodes } => ("answers", vec![], names(nodes), vec![]),
+            WaitingFor::Decision { about } => ("decision", vec![], vec![], about.clone()),
+            WaitingFor::Staging { nodes } => ("staging", vec![], names(nodes), vec![]),
+            WaitingFor::Changeover { nodes } => {
+                ("changeover", vec![], nodes.iter().map(|(name, _)| name.to_string()).collect(), vec![])
+            }
+            WaitingFor::Check => ("check", vec![], vec![], vec![]),
+            WaitingFor::Regress { nodes } => ("regress", vec![], names(nodes), vec![]),
+            WaitingFor::Master => ("master", vec![], vec![], vec![]),
+        };
+        Self { waiting_for: kind, since_at: since.0, updates, nodes, about, can: can.clone() }
+    }
+}
+
+/// How far a node is.
+#[derive(Debug, Serialize)]
+struct ProgressView {
+    step: String,
+    since_at: u64,
+    round: u32,
+    changed: bool,
+    generation_before: u64,
+    failure: Option<String>,
+    changes: Vec<ChangeView>,
+    ballots: Vec<BallotView>,
+}
+
+impl ProgressView {
+    fn of(update: &Update, name: &NodeName, node: &NodeProgress, names: &Names) -> Self {
+        let NodeProgress { step, since, round, ballots, changed, failure, before } = node;
+        let plan = update.plan.as_ref().and_then(|plan| plan.nodes.get(name));
+        Self {
+            step: word(step),
+            since_at: since.0,
+            round: *round,
+            changed: *changed,
+            generation_before: *before,
+            failure: failure.clone(),
+            changes: plan.map(|plan| changes(plan, names)).unwrap_or_default(),
+            ballots: ballots.iter().map(BallotView::of).collect(),
+        }
+    }
+}
+
+/// What a process answered.
+#[derive(Debug, Serialize)]
+struct BallotView {
+    process: String,
+    pid: u32,
+    answer: &'static str,
+    reason: Option<String>,
+    lapsed: bool,
+    overruled: bool,
+}
+
+impl BallotView {
+    fn of(ballot: &BallotCast) -> Self {
+        let BallotCast { process, answer, lapsed, overruled } = ballot;
+        let (answer, reason) = match answer {
+            Answer::Accept => ("accept", None),
+            Answer::Veto { reason } => ("veto", Some(reason.clone())),
+            Answer::Abstain => ("abstain", None),
+        };
+        Self { process: process.name.clone(), pid: process.pid, answer, reason, lapsed: *lapsed, overruled: *overruled }
+    }
+}
+
+/// A veto, wherever it is.
+#[derive(Debug, Serialize)]
+struct VetoView {
+    node: String,
+    process: String,
+    pid: u32,
+    reason: String,
+    lapsed: bool,
+    overruled: bool,
+}
+
+fn vetoes(update: &Update) -> Vec<VetoView> {
+    let mut all = Vec::new();
+    for (name, node) in &update.nodes {
+        for BallotCast { process, answer, lapsed, overruled } in &node.ballots {
+            if let Answer::Veto { reason } = answer {
+                all.push(VetoView {
+                    node: name.to_string(),
+                    process: process.name.clone(),
+                    pid: process.pid,
+                    reason: reason.clone(),
+                    lapsed: *lapsed,
+                    overruled: *overruled,
+                });
+            }
+        }
+    }
+    all
+}
+
+/// A decision that was taken.
+#[derive(Debug, Serialize)]
+struct DecisionView {
+    decision: &'static str,
+    why: Option<String>,
+    nodes: Vec<String>,
+    by: String,
+    at: u64,
+    ballot_revision: u64,
+    overruled: Vec<OverruledView>,
+}
+
+/// A veto that a decision went past.
+#[derive(Debug, Serialize)]
+struct OverruledView {
+    node: String,
+    process: String,
+    pid: u32,
+}
+
+impl DecisionView {
+    fn of(taken: &DecisionTaken) -> Self {
+        let DecisionTaken { decision, by, at, ballot_revision, overruled } = taken;
+        let (decision, why, nodes) = match decision {
+            Decision::Force { why } => ("force", Some(why.clone()), vec![]),
+            Decision::Only { nodes } => ("only", None, nodes.iter().map(ToString::to_string).collect()),
+            Decision::AskAgain => ("ask_again", None, vec![]),
+            Decision::Abort => ("abort", None, vec![]),
+        };
+        let over = |(node, process): &(NodeName, ProcessRef)| OverruledView {
+            node: node.to_string(),
+            process: process.name.clone(),
+            pid: process.pid,
+        };
+        Self {
+            decision,
+            why,
+            nodes,
+            by: by.name.clone(),
+            at: at.0,
+            ballot_revision: *ballot_revision,
+            overruled: overruled.iter().map(over).collect(),
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Who is there: what the master knows of its nodes that is in no record.
+//!
+//! One idea: this is soft state. A new master begins with none of it and learns it from the nodes' sessions, so nothing
+//! here may be needed to know what has happened, and silence means nothing until nodes have had time to come
+//! ([`GRACE`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tribune_messages::node::READY_LEASE;
+use tribune_raft_store::model::{NodeName, Phase, Span, Timestamp, UpdateId};
+use tribune_raft_store::record::Record;
+
+/// How long a new master waits for its nodes before it takes silence for absence.
+pub const GRACE: Span = Span::from_secs(15);
+
+/// A point on the master's own monotonic clock, in milliseconds. Its origin is the master's choice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MasterClock(pub u64);
+
+impl MasterClock {
+    /// The time a span later.
+    pub fn after(self, span: Span) -> Self {
+        Self(self.0.saturating_add(span.as_millis()))
+    }
+
+    /// How long ago an earlier time was; nothing if it is not earlier.
+    pub fn since(self, earlier: MasterClock) -> Span {
+        Span::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// How long an update has waited for a user, by the master's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DecideClock {
+    /// The record's time at which the update entered its phase: tells one waiting from the next.
+    pub since: Timestamp,
+    /// When this master saw it.
+    pub began: MasterClock,
+}
+
+/// Who is there, and how ready.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Liveness {
+    /// When this mastership began.
+    pub began: MasterClock,
+    /// The nodes that have a session with the master. Its own node is one of them.
+    pub connected: BTreeSet<NodeName>,
+    /// When each node was last heard of.
+    pub last_heard: BTreeMap<NodeName, MasterClock>,
+    /// Until when a node's readiness counts.
+    pub ready_until: BTreeMap<(UpdateId, NodeName), MasterClock>,
+    /// The updates that wait for a user.
+    pub deciding: BTreeMap<UpdateId, DecideClock>,
+}
+
+impl Liveness {
+    /// What a new master knows: nothing.
+    pub fn new(now: MasterClock) -> Self {
+        Self { began: now, ..Self::default() }
+    }
+
+    /// A node said something: it is there, and ready for these updates and no others.
+    pub fn heard(&mut self, node: &NodeName, now: MasterClock, ready: &BTreeSet<UpdateId>) {
+        self.connected.insert(node.clone());
+        self.last_heard.insert(node.clone(), now);
+        self.ready_until.retain(|(update, name), _| name != node || ready.contains(update));
+        self.ready_until.extend(ready.iter().map(|update| ((*update, node.clone()), now.after(READY_LEASE))));
+    }
+
+    /// A node's session ended.
+    pub fn gone(&mut self, node: &NodeName, now: MasterClock) {
+        if self.connected.remove(node) {
+            self.last_heard.insert(node.clone(), now);
+        }
+        self.ready_until.retain(|(_, name), _| name != node);
+    }
+
+    /// Begins to count for each update that came to wait for a user, and stops for each that does not any more. To be called
+    /// after every change of the record, before [`due`](crate::due()).
+    pub fn observe(&mut self, record: &Record, now: MasterClock) {
+        let waiting: BTreeMap<UpdateId, Timestamp> = record
+            .updates()
+            .values()
+            .filter(|update| matches!(update.phase, Phase::Vetoed | Phase::Held { .. }))
+            .map(|update| (update.id, update.since))
+            .collect();
+        self.deciding.retain(|id, clock| waiting.get(id) == Some(&clock.since));
+        for (id, since) in waiting {
+            self.deciding.entry(id).or_insert(DecideClock { since, began: now });
+        }
+        self.ready_until.retain(|(id, _), _| record.updates().get(id).is_some_and(|update| !update.phase.ended()));
+    }
+
+    /// Whether a node has a session now.
+    pub fn is_connected(&self, node: &NodeName) -> bool {
+        self.connected.contains(node)
+    }
+
+    /// How long a node has been without a session; nothing if it has one. Of a node that this master never heard of, as
+    /// long as it has been master.
+    pub fn away_for(&self, node: &NodeName, now: MasterClock) -> Span {
+        if self.is_connected(node) {
+            return Span::from_millis(0);
+        }
+        now.since(self.last_heard.get(node).copied().unwrap_or(self.began))
+    }
+
+    /// Whether nodes have had time to come: before that, silence means nothing.
+    pub fn settled(&self, now: MasterClock) -> bool {
+        now.since(self.began) >= GRACE
+    }
+
+    /// Whether a node is there and its processes wait at their safe points for this update.
+    pub fn is_ready(&self, update: UpdateId, node: &NodeName, now: MasterClock) -> bool {
+        self.is_connected(node) && self.ready_until.get(&(update, node.clone())).is_some_and(|until| *until > now)
+    }
+}

@@ -1,0 +1,170 @@
+//! The plan: what a request would change, and everything that stands in its way.
+//!
+//! One idea: a plan is computed whole, with all its blockers at once, and lists the version of exactly what it read; so it
+//! can be shown without doing anything, and committed only if it is still true.
+
+mod change;
+mod drift;
+mod install;
+mod regress;
+mod targets;
+mod waves;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tribune_raft_store::model::{Blocker, Node, NodeName, PackageId, Plan, Update, UpdateKind, UpdateRequest};
+use tribune_raft_store::model::{LEFT_OUT_AWAY, LEFT_OUT_BY_DECISION};
+use tribune_raft_store::record::Record;
+
+use crate::installed::Installed;
+use crate::liveness::Liveness;
+use crate::needs::{self, Kind};
+use change::Fate;
+
+/// The most nodes that a sentence names.
+const NAMED: usize = 5;
+
+/// What a request would change. `master` is the node that is master now, which changes over last.
+pub fn plan(record: &Record, request: &UpdateRequest, liveness: &Liveness, master: Option<&NodeName>) -> Plan {
+    Planner::new(record, request, liveness).plan(None, master)
+}
+
+/// A new plan for an update: for a queued one whose turn has come, or with these nodes only (`Decision::Only`). Its
+/// revision is one more than the one before.
+pub fn plan_again(
+    record: &Record,
+    update: &Update,
+    only: Option<&BTreeSet<NodeName>>,
+    liveness: &Liveness,
+    master: Option<&NodeName>,
+) -> Plan {
+    let mut plan = Planner::new(record, &update.request, liveness).plan(only, master);
+    plan.revision = update.plan.as_ref().map_or(1, |old| old.revision.saturating_add(1));
+    plan
+}
+
+/// The packages that each node is to get.
+type Wanted = BTreeMap<NodeName, BTreeSet<PackageId>>;
+
+/// A plan while it is made.
+struct Planner<'a> {
+    record: &'a Record,
+    request: &'a UpdateRequest,
+    liveness: &'a Liveness,
+    plan: Plan,
+}
+
+impl<'a> Planner<'a> {
+    fn new(record: &'a Record, request: &'a UpdateRequest, liveness: &'a Liveness) -> Self {
+        Self { record, request, liveness, plan: Plan { revision: 1, ..Plan::default() } }
+    }
+
+    fn plan(mut self, only: Option<&BTreeSet<NodeName>>, master: Option<&NodeName>) -> Plan {
+        let wanted = self.targets();
+        let mut whole = self.plan.blockers.is_empty();
+        for (name, packages) in &wanted {
+            let Some(node) = self.record.nodes().get(name) else { continue };
+            if only.is_some_and(|only| !only.contains(name)) {
+                self.plan.left_out.insert(name.clone(), LEFT_OUT_BY_DECISION.to_owned());
+                continue;
+            }
+            self.read_node(node);
+            whole &= self.node(node, packages);
+        }
+        self.drift(&wanted);
+        if whole {
+            self.check_needs();
+        }
+        self.plan.waves = waves::waves(self.record, self.request.options.strategy, self.plan.nodes.keys(), master);
+        if self.plan.nodes.is_empty() && self.plan.blockers.is_empty() {
+            let what = self.why_nothing();
+            self.plan.blockers.push(Blocker::NothingToDo { what });
+        }
+        self.plan
+    }
+
+    /// Plans one node; false if that could not be done.
+    fn node(&mut self, node: &Node, packages: &BTreeSet<PackageId>) -> bool {
+        let away = !self.liveness.is_connected(&node.name);
+        if away && self.request.options.skip_away {
+            self.plan.left_out.insert(node.name.clone(), LEFT_OUT_AWAY.to_owned());
+            return true;
+        }
+        let fate = match self.request.kind {
+            UpdateKind::Install => self.install(node, packages),
+            UpdateKind::Regress => self.regress(node, packages),
+        };
+        match fate {
+            Ok(Fate::Changes(plan)) => {
+                if away {
+                    self.plan.blockers.push(Blocker::NodeAway { node: node.name.clone() });
+                }
+                self.plan.nodes.insert(node.name.clone(), plan);
+                true
+            }
+            Ok(Fate::Nothing(why)) => {
+                self.plan.left_out.insert(node.name.clone(), why);
+                true
+            }
+            Err(blockers) => {
+                self.plan.blockers.extend(blockers);
+                false
+            }
+        }
+    }
+
+    fn read_node(&mut self, node: &Node) {
+        self.plan.read.insert(format!("node/{}", node.name), node.version);
+    }
+
+    /// Needs that the plan breaks, on any node. Those that are unmet already are not its doing.
+    fn check_needs(&mut self) {
+        let plans = self.plan.nodes.clone();
+        let before = Installed::now(self.record);
+        let after = before.after(self.record, &plans);
+        let was = needs::unmet(&before);
+        let was: BTreeSet<_> = was.iter().map(|(need, _)| needs::identity(need)).collect();
+        for (need, kind) in needs::unmet(&after) {
+            if was.contains(&needs::identity(&need)) {
+                continue;
+            }
+            if kind == Kind::Module {
+                let (node, module, needs) = (need.node, need.module, need.needs);
+                self.plan.blockers.push(Blocker::Dependency { node, module, needs });
+            } else if self.request.options.accept_discrepancies.iter().any(|api| api.as_str() == need.need_name()) {
+                self.plan.accepted.push(need);
+            } else {
+                self.plan.blockers.push(Blocker::Need(need));
+            }
+        }
+        let touched = needs::touched_apis(&before, &after, plans.keys());
+        for (name, modules) in &before.nodes {
+            if modules.iter().any(|has| needs::apis_of(has).any(|api| touched.contains(api)))
+                && let Some(node) = self.record.nodes().get(*name)
+            {
+                self.read_node(node);
+            }
+        }
+    }
+
+    fn why_nothing(&self) -> String {
+        if self.plan.left_out.is_empty() {
+            return "no node is named, or the classes have no nodes".to_owned();
+        }
+        let mut reasons: BTreeMap<&str, Vec<&NodeName>> = BTreeMap::new();
+        for (node, why) in &self.plan.left_out {
+            reasons.entry(why).or_default().push(node);
+        }
+        let words = reasons.iter().map(|(why, nodes)| format!("{}: {why}", name_some(nodes)));
+        words.collect::<Vec<_>>().join("; ")
+    }
+}
+
+fn name_some(nodes: &[&NodeName]) -> String {
+    let named = nodes.iter().take(NAMED).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    match nodes.len() {
+        1 => format!("node {named}"),
+        count if count > NAMED => format!("nodes {named} and {} more", count - NAMED),
+        _ => format!("nodes {named}"),
+    }
+}

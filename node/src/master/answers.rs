@@ -1,0 +1,128 @@
+//! What a user sees of the record: pure functions from the record to what is answered.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tribune_messages::api::{ClassInfo, NodeInfo, PackageInfo, UpdateInfo, UpdateSummary};
+use tribune_raft_store::model::{
+    Event, NodeName, PackageChange, PackageId, PackageName, PublicKey, Timestamp, Update, UpdateKind,
+};
+use tribune_raft_store::record::Record;
+
+/// The nodes, by name, and which of them are there.
+pub(super) fn nodes(record: &Record, connected: &BTreeSet<NodeName>, master: &NodeName) -> Vec<NodeInfo> {
+    let info = |node: &tribune_raft_store::model::Node| NodeInfo {
+        connected: connected.contains(&node.name),
+        master: node.name == *master,
+        packages: versions(record, &node.current.packages),
+        should: versions(record, &node.should),
+        node: node.clone(),
+    };
+    record.nodes().values().map(info).collect()
+}
+
+/// The classes, by name.
+pub(super) fn classes(record: &Record) -> Vec<ClassInfo> {
+    let mut members: BTreeMap<_, Vec<NodeName>> = BTreeMap::new();
+    for node in record.nodes().values() {
+        if let Some(class) = &node.class {
+            members.entry(class).or_default().push(node.name.clone());
+        }
+    }
+    let info = |class: &tribune_raft_store::model::Class| ClassInfo {
+        nodes: members.remove(&class.name).unwrap_or_default(),
+        should: versions(record, &class.should),
+        class: class.clone(),
+    };
+    record.classes().values().map(info).collect()
+}
+
+/// The packages, by name and version; only those of one name, if it is given.
+pub(super) fn packages(record: &Record, name: Option<&PackageName>) -> Vec<PackageInfo> {
+    let mut rows: Vec<_> =
+        record.packages().iter().filter(|(_, package)| name.is_none_or(|name| package.manifest.name == *name)).collect();
+    rows.sort_by(|(_, a), (_, b)| (&a.manifest.name, &a.manifest.version).cmp(&(&b.manifest.name, &b.manifest.version)));
+    let info = |(id, package): (&PackageId, &tribune_raft_store::model::Package)| PackageInfo {
+        id: *id,
+        manifest: package.text.clone(),
+        published_by: name_of(record, &package.published_by),
+        published: package.published,
+        copies: package.copies,
+    };
+    rows.into_iter().map(info).collect()
+}
+
+/// The updates, newest first, at most `limit`.
+pub(super) fn updates(record: &Record, limit: usize) -> Vec<UpdateSummary> {
+    record.updates().values().rev().take(limit).map(|update| summary(record, update)).collect()
+}
+
+fn summary(record: &Record, update: &Update) -> UpdateSummary {
+    let planned = update.plan.as_ref().map_or(0, |plan| plan.nodes.len());
+    let nodes = update.nodes.len().max(planned);
+    let mut packages: Vec<String> =
+        changes(update).filter_map(|change| named(record, update, change)).map(|(name, version)| format!("{name} {version}")).collect();
+    packages.sort();
+    packages.dedup();
+    let header = Update {
+        plan: None,
+        nodes: BTreeMap::new(),
+        decisions: Vec::new(),
+        discrepancies: Vec::new(),
+        ..update.clone()
+    };
+    UpdateSummary { update: header, nodes: u32::try_from(nodes).unwrap_or(u32::MAX), packages }
+}
+
+fn changes(update: &Update) -> impl Iterator<Item = &PackageChange> {
+    update.plan.iter().flat_map(|plan| plan.nodes.values()).flat_map(|node| &node.changes)
+}
+
+/// What a change is to; of a regress, and where something is removed, what it is from.
+fn named(record: &Record, update: &Update, change: &PackageChange) -> Option<(PackageName, String)> {
+    let id = match update.request.kind {
+        UpdateKind::Install => change.to.or(change.from),
+        UpdateKind::Regress => change.from.or(change.to),
+    };
+    Some((change.name.clone(), version(record, &id?)))
+}
+
+/// One update, as this record has it.
+pub(super) fn update(record: &Record, update: &Update, index: u64, now: Timestamp) -> UpdateInfo {
+    let targets = &update.request.targets;
+    let ids = changes(update).flat_map(|change| change.from.into_iter().chain(change.to));
+    let ids: BTreeSet<PackageId> =
+        ids.chain(targets.nodes.values().chain(targets.classes.values()).flatten().copied()).collect();
+    let named = ids.into_iter().filter_map(|id| {
+        let manifest = &record.packages().get(&id)?.manifest;
+        Some((id, (manifest.name.clone(), manifest.version.to_string())))
+    });
+    UpdateInfo { update: update.clone(), waiting: record.waiting(update), packages: named.collect(), index, now }
+}
+
+/// Events with a greater number than `after`, oldest first, at most `limit`; without `after` the last ones.
+pub(super) fn events(record: &Record, after: Option<u64>, limit: usize) -> Vec<Event> {
+    let newer = record.events().values().rev().take_while(|event| after.is_none_or(|after| event.seq > after));
+    let mut events: Vec<Event> = match after {
+        Some(_) => {
+            // The oldest of them come first: the asker goes on from the last it got.
+            let newer: Vec<&Event> = newer.collect();
+            return newer.into_iter().rev().take(limit).cloned().collect();
+        }
+        None => newer.take(limit).cloned().collect(),
+    };
+    events.reverse();
+    events
+}
+
+fn versions(record: &Record, packages: &BTreeMap<PackageName, PackageId>) -> BTreeMap<PackageName, String> {
+    packages.iter().map(|(name, id)| (name.clone(), version(record, id))).collect()
+}
+
+/// A package's version; of one that the record does not have, its id.
+fn version(record: &Record, id: &PackageId) -> String {
+    record.packages().get(id).map_or_else(|| id.short(), |package| package.manifest.version.to_string())
+}
+
+fn name_of(record: &Record, key: &PublicKey) -> String {
+    record.role_of(key).map_or_else(|| format!("key {}", key.short()), |(_, name)| name)
+}

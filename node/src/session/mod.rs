@@ -1,0 +1,238 @@
+//! The node's end of the session with the master: it finds the master, tells it what the node has, and hands on what the node should
+//! have.
+//!
+//! One task owns what the node believes. What the master says is checked against the fence and written down before the agent hears of it.
+//! When the stream breaks, a voter stands for election, and every node looks for the master anew.
+
+mod conversation;
+mod said;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+use tribune_agent::agent::update::Lease;
+use tribune_agent::agent::{Agent, Standing};
+use tribune_messages::SESSION_PROTOCOL;
+use tribune_messages::node::{Directive, MAX_SESSION_FRAME, READY_LEASE};
+use tribune_messages::trust::NamedMaster;
+use tribune_p2p::rpc::RpcClient;
+use tribune_p2p::{Channel, Limits, Network, OpenError, PeerId};
+
+use crate::belief::{BeliefKeeper, network_peer, record_peer};
+use crate::raft::Leadership;
+use crate::seat::Seat;
+use crate::settings::Settings;
+use crate::trust::{Asked, ask_voters};
+
+/// The first pause before the voters are asked again; it doubles.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+/// The longest pause before the voters are asked again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// While the master is being dialled, the voters are asked this often whether it still is.
+const DOUBT_AFTER: Duration = Duration::from_millis(700);
+/// A pause after a session that ended at once, so that two nodes which disagree do not do so a thousand times a second.
+const AFTER_REFUSAL: Duration = Duration::from_millis(100);
+/// The master may be silent for as long as the connection lives.
+const LIMITS: Limits = Limits { max_frame: MAX_SESSION_FRAME, send_time: Duration::from_secs(10), recv_time: None };
+
+/// What the session needs of the agent.
+pub(crate) trait Acting: Send + Sync + 'static {
+    /// States what the node should come to.
+    fn direct(&self, directives: Vec<Directive>);
+    /// Says whether the master can count on the readiness that was reported.
+    fn lease(&self, lease: Lease);
+    /// Where the node stands.
+    fn standing(&self) -> watch::Receiver<Standing>;
+}
+
+impl Acting for Agent {
+    fn direct(&self, directives: Vec<Directive>) {
+        Agent::direct(self, directives);
+    }
+
+    fn lease(&self, lease: Lease) {
+        Agent::lease(self, lease);
+    }
+
+    fn standing(&self) -> watch::Receiver<Standing> {
+        Agent::standing(self)
+    }
+}
+
+/// What the node knows of the master.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MasterSeen {
+    /// Who it is, while there is a session with it.
+    pub(crate) master: Option<PeerId>,
+    /// Since when there has been a session, or none.
+    pub(crate) since: Instant,
+}
+
+impl MasterSeen {
+    /// No master is known, from now on.
+    pub(crate) fn nobody() -> Self {
+        Self { master: None, since: Instant::now() }
+    }
+}
+
+/// Everything that a session is made of.
+pub(crate) struct Session<A> {
+    pub(crate) me: PeerId,
+    pub(crate) settings: Settings,
+    pub(crate) belief: BeliefKeeper,
+    pub(crate) control: Network,
+    pub(crate) data: Network,
+    pub(crate) peers: RpcClient,
+    /// This node's part in Raft and as master, while it has one.
+    pub(crate) seat: watch::Receiver<Option<Seat>>,
+    pub(crate) agent: A,
+    pub(crate) seen: watch::Sender<MasterSeen>,
+}
+
+/// How a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// The other is not the master any more, and said so, or this node knows.
+    Over,
+    /// The stream broke.
+    Lost,
+    /// The agent has ended: there is nothing to say any more.
+    NoAgent,
+}
+
+impl<A: Acting> Session<A> {
+    /// Keeps up a session with the master, until the agent has ended.
+    pub(crate) async fn run(self) {
+        let mut counted_on = Instant::now();
+        loop {
+            let silent = run_out(counted_on + READY_LEASE.as_duration(), &self.agent);
+            let (named, channel) = tokio::select! {
+                found = self.find_and_open() => found,
+                never = silent => match never {},
+            };
+            self.agent.lease(Lease::Held);
+            let Some(master) = network_peer(&named.peer) else { continue };
+            tracing::info!(%master, term = named.term, "a session with the master begins");
+            let ended = self.converse(channel, &named).await;
+            counted_on = Instant::now();
+            self.seen.send_replace(MasterSeen::nobody());
+            tracing::info!(%master, term = named.term, ?ended, "the session with the master ended");
+            match ended {
+                Ended::NoAgent => return,
+                Ended::Over => sleep(AFTER_REFUSAL).await,
+                Ended::Lost => self.lost(master),
+            }
+        }
+    }
+
+    /// A voter that loses the master does not wait for the master's lease to end.
+    fn lost(&self, master: PeerId) {
+        if master != self.me
+            && let Some(seat) = self.seat.borrow().as_ref()
+        {
+            seat.raft.lost(record_peer(&master));
+        }
+    }
+
+    /// Finds a master that a majority of the voters names, and opens a stream to it.
+    async fn find_and_open(&self) -> (NamedMaster, Channel) {
+        loop {
+            let mut named = self.find().await;
+            let mut opening = self.open(&named);
+            let opened = loop {
+                tokio::select! {
+                    opened = &mut opening => break opened,
+                    // A dead master's machine does not even say that nobody listens there.
+                    () = sleep(DOUBT_AFTER) => match self.ask().await {
+                        Asked::Master(other) if other != named => {
+                            opening = self.open(&other);
+                            named = other;
+                        }
+                        _ => {}
+                    },
+                }
+            };
+            match opened {
+                Ok(channel) => return (named, channel),
+                Err(why) => {
+                    tracing::debug!(master = %named.peer, %why, "no session with the master");
+                    sleep(AFTER_REFUSAL).await;
+                }
+            }
+        }
+    }
+
+    fn open(&self, named: &NamedMaster) -> BoxFuture<'static, Result<Channel, String>> {
+        let (control, me, seat) = (self.control.clone(), self.me, self.seat.borrow().clone());
+        let master = network_peer(&named.peer);
+        Box::pin(async move {
+            let master = master.ok_or("its identity is none of the network")?;
+            if master == me {
+                let seat = seat.ok_or("this node is not in Raft")?;
+                return Ok(seat.attend(me));
+            }
+            control.open(master, &[], SESSION_PROTOCOL, LIMITS).await.map_err(|error: OpenError| error.to_string())
+        })
+    }
+
+    /// Asks the voters until a majority names a master.
+    async fn find(&self) -> NamedMaster {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.ask().await {
+                Asked::Master(master) => return master,
+                Asked::Nobody { answered, voters } => tracing::debug!(answered, voters, "no majority names a master"),
+            }
+            let mut seats = self.seat.clone();
+            let jittered = pause.mul_f64(rand::random_range(0.5..1.5));
+            tokio::select! {
+                () = sleep(jittered) => {}
+                () = own_change(&mut seats) => {}
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn ask(&self) -> Asked {
+        let belief = self.belief.watch().borrow().clone();
+        let own = self.seat.borrow().as_ref().and_then(|seat| named_by(&seat.raft.leadership().borrow(), belief.view.epoch));
+        ask_voters(&self.peers, self.me, &belief, own).await
+    }
+}
+
+/// Whom a voter's Raft takes for the master.
+pub(crate) fn named_by(leadership: &Leadership, epoch: u64) -> Option<NamedMaster> {
+    let (_, peer) = leadership.leader.clone()?;
+    Some(NamedMaster { epoch, term: leadership.term, peer })
+}
+
+/// Returns once this node's own Raft sees another master, or the node gets or loses its part in it.
+async fn own_change(seats: &mut watch::Receiver<Option<Seat>>) {
+    let leadership = seats.borrow_and_update().as_ref().map(|seat| seat.raft.leadership());
+    let led = async {
+        match leadership {
+            Some(mut leadership) => {
+                leadership.mark_unchanged();
+                if leadership.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        changed = seats.changed() => if changed.is_err() { std::future::pending::<()>().await },
+        () = led => {}
+    }
+}
+
+/// Tells the agent, at this time, that the master cannot count on its readiness any more.
+async fn run_out(at: Instant, agent: &impl Acting) -> std::convert::Infallible {
+    sleep_until(at).await;
+    agent.lease(Lease::RanOut);
+    std::future::pending().await
+}

@@ -1,0 +1,194 @@
+//! Taking in an uploaded package or image file.
+//!
+//! One idea: the file is read once, as it comes, and verified while it is read; each blob goes to disk on its way. Only when the last byte was
+//! right do the manifests follow. What is cut short or wrong leaves nothing: the blobs that were not there before are removed again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write};
+
+use tokio::io::{AsyncRead, DuplexStream};
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+use tokio_util::io::SyncIoBridge;
+use tribune_p2p::blobs::{BlobError, BlobStore, Imported};
+use tribune_package::{ContainerError, ContainerReader, Header};
+use tribune_raft_store::model::{PackageId, Signature};
+
+use super::{Inner, PackageStore, hash_of};
+
+/// Bytes of a blob that are on their way from the reader to the disk.
+const PIPE: usize = 256 << 10;
+
+/// What an upload brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TakenIn {
+    /// The packages in the file.
+    pub packages: BTreeSet<PackageId>,
+    /// Their blobs, with their sizes in bytes.
+    pub blobs: BTreeMap<Signature, u64>,
+}
+
+/// Why a file was not taken in. Nothing of it is left.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError {
+    /// The file is cut short or damaged.
+    #[error("the file cannot be used: {0}")]
+    File(#[from] ContainerError),
+    /// It cannot be written here.
+    #[error(transparent)]
+    Store(#[from] BlobError),
+}
+
+impl PackageStore {
+    /// Takes in a package or image file from `source`, which ends with the file. Afterwards all its blobs and manifests are on disk, fsynced.
+    ///
+    /// It goes on when its future is dropped, until the source ends.
+    ///
+    /// # Errors
+    /// Then nothing is left of it.
+    pub async fn take_in(&self, source: impl AsyncRead + Send + Unpin + 'static) -> Result<TakenIn, UploadError> {
+        let (store, bridge, runtime) = (self.clone(), SyncIoBridge::new(source), Handle::current());
+        let work = tokio::task::spawn_blocking(move || {
+            let container = ContainerReader::open(io::BufReader::with_capacity(PIPE, bridge))?;
+            let upload = Upload::begin(&store.inner, &runtime, container.header())?;
+            upload.take(container)
+        });
+        // A panic in there is a bug; to who asked it is an interruption.
+        work.await.unwrap_or(Err(UploadError::Store(BlobError::Interrupted)))
+    }
+
+    /// The manifest of a package that was uploaded here and is not forgotten.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn manifest(&self, id: PackageId) -> Result<Option<String>, BlobError> {
+        self.inner.manifests.get(id).await
+    }
+}
+
+/// An upload under way: it has announced its blobs, so that nobody removes them.
+struct Upload<'a> {
+    inner: &'a Inner,
+    runtime: &'a Handle,
+    blobs: BTreeMap<Signature, u64>,
+    /// Those that were not there when it began.
+    new: BTreeSet<Signature>,
+}
+
+impl<'a> Upload<'a> {
+    fn begin(inner: &'a Inner, runtime: &'a Handle, header: &Header) -> Result<Self, BlobError> {
+        let blobs: BTreeMap<Signature, u64> = header.blobs().iter().map(|(signature, blob)| (*signature, blob.size)).collect();
+        let mut upload = Self { inner, runtime, blobs, new: BTreeSet::new() };
+        let _here = runtime.block_on(inner.removing.read());
+        {
+            let mut promised = inner.promised();
+            for signature in upload.blobs.keys() {
+                *promised.coming.entry(*signature).or_default() += 1;
+            }
+        }
+        for signature in upload.blobs.keys() {
+            if !runtime.block_on(inner.blobs.contains(&hash_of(signature)))? {
+                upload.new.insert(*signature);
+            }
+        }
+        Ok(upload)
+    }
+
+    fn take(mut self, mut container: ContainerReader<impl io::Read>) -> Result<TakenIn, UploadError> {
+        while let Some(blob) = container.next_blob()? {
+            if self.new.contains(&blob.signature()) {
+                let mut import = Import::begin(self.runtime, self.inner.blobs.clone(), blob.signature(), blob.size());
+                match blob.copy_to(&mut import) {
+                    Ok(()) => import.end()?,
+                    // It stopped reading: why, it says itself.
+                    Err(ContainerError::Output(why)) => {
+                        import.end()?;
+                        return Err(ContainerError::Output(why).into());
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            } else {
+                // It is here. It is read all the same: the file is to be right as a whole.
+                blob.copy_to(&mut io::sink())?;
+            }
+        }
+        let texts: Vec<String> = container.header().packages().iter().map(|manifest| manifest.canonical()).collect();
+        let packages = self.inner.manifests.put(&texts)?;
+        self.new.clear();
+        let now = Instant::now();
+        self.inner.promised().told.extend(self.blobs.keys().map(|signature| (*signature, now)));
+        Ok(TakenIn { packages, blobs: self.blobs.clone() })
+    }
+}
+
+impl Drop for Upload<'_> {
+    /// Lets go of its blobs, and removes those it brought unless somebody else needs them by now.
+    fn drop(&mut self) {
+        let _removing = (!self.new.is_empty()).then(|| self.runtime.block_on(self.inner.removing.write()));
+        {
+            let mut promised = self.inner.promised();
+            for signature in self.blobs.keys() {
+                if let Some(count) = promised.coming.get_mut(signature) {
+                    *count -= 1;
+                    if *count == 0 {
+                        promised.coming.remove(signature);
+                    }
+                }
+            }
+            self.new.retain(|signature| !promised.holds(signature));
+        }
+        for signature in &self.new {
+            if let Err(error) = self.runtime.block_on(self.inner.remove(signature)) {
+                tracing::warn!(blob = %signature, %error, "what a failed upload brought could not be removed");
+            }
+        }
+    }
+}
+
+/// A blob on its way to the disk. Dropping it before [`Import::end`] leaves nothing of it.
+struct Import<'a> {
+    runtime: &'a Handle,
+    pipe: Option<SyncIoBridge<DuplexStream>>,
+    import: tokio::task::JoinHandle<Result<Imported, BlobError>>,
+}
+
+impl<'a> Import<'a> {
+    fn begin(runtime: &'a Handle, store: BlobStore, signature: Signature, size: u64) -> Self {
+        let (near, far) = tokio::io::duplex(PIPE);
+        let import = runtime.spawn(async move { store.import(far, size, Some(hash_of(&signature))).await });
+        Self { runtime, pipe: Some(SyncIoBridge::new_with_handle(near, runtime.clone())), import }
+    }
+
+    /// Ends the bytes, and waits until they are on disk.
+    fn end(mut self) -> Result<(), BlobError> {
+        self.pipe = None;
+        self.runtime.block_on(&mut self.import).unwrap_or(Err(BlobError::Interrupted)).map(|_| ())
+    }
+}
+
+impl Write for Import<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.pipe {
+            Some(pipe) => pipe.write(bytes),
+            None => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match &mut self.pipe {
+            Some(pipe) => pipe.flush(),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Import<'_> {
+    fn drop(&mut self) {
+        // What was not ended is short, so that its signature is wrong and nothing of it is kept; waited for, so that this is so when the
+        // upload looks at what it brought.
+        self.pipe = None;
+        if !self.import.is_finished() {
+            let _ = self.runtime.block_on(&mut self.import);
+        }
+    }
+}

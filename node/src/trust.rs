@@ -1,0 +1,119 @@
+//! Finding the master. A node believes one only when a majority of the voters that it knows names it, in one epoch and term.
+//!
+//! [`agreed`] decides; [`ask_voters`] asks all of them at once and stops at a majority. A node that is a voter itself counts what its
+//! own Raft says as one of the answers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tribune_messages::node::Fence;
+use tribune_messages::store::{PeerRequest, PeerResponse};
+use tribune_messages::trust::NamedMaster;
+use tribune_p2p::PeerId;
+use tribune_p2p::rpc::{RpcClient, RpcError};
+
+use crate::belief::Belief;
+
+/// How long a voter may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+
+/// What the voters said so far: each voter's answer, `None` for one that knows of no master or did not answer.
+pub type Answers = BTreeMap<PeerId, Option<NamedMaster>>;
+
+/// The master that a majority of these voters names; none of what is older than the highest fence seen.
+pub fn agreed(voters: &BTreeSet<PeerId>, answers: &Answers, seen: Fence) -> Option<NamedMaster> {
+    let mut named: Vec<(&NamedMaster, usize)> = Vec::new();
+    for (voter, answer) in answers {
+        let Some(master) = answer.as_ref().filter(|_| voters.contains(voter)) else { continue };
+        match named.iter_mut().find(|(other, _)| *other == master) {
+            Some((_, count)) => *count += 1,
+            None => named.push((master, 1)),
+        }
+    }
+    let (master, _) = named.into_iter().find(|(_, count)| *count > voters.len() / 2)?;
+    let known = (seen.epoch, seen.term);
+    ((master.epoch, master.term) >= known).then(|| master.clone())
+}
+
+/// What asking the voters came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asked {
+    /// A majority names this one.
+    Master(NamedMaster),
+    /// There is no such majority; how many of how many voters answered.
+    Nobody {
+        /// Voters that answered.
+        answered: usize,
+        /// Voters there are.
+        voters: usize,
+    },
+}
+
+/// Asks all voters of the view at once. `own` is what this node's own Raft says, if it is a voter.
+pub async fn ask_voters(peers: &RpcClient, me: PeerId, belief: &Belief, own: Option<NamedMaster>) -> Asked {
+    let voters = belief.voter_peers();
+    let mut answers = Answers::new();
+    if voters.contains(&me) {
+        answers.insert(me, own);
+        if let Some(master) = agreed(&voters, &answers, belief.fence) {
+            return Asked::Master(master);
+        }
+    }
+    let mut asked: FuturesUnordered<_> = voters.iter().filter(|voter| **voter != me).map(|voter| ask(peers, *voter)).collect();
+    let mut answered = answers.len();
+    while let Some((voter, answer)) = asked.next().await {
+        match answer {
+            Ok(master) => {
+                answered += 1;
+                answers.insert(voter, master);
+            }
+            Err(error) => tracing::debug!(%voter, %error, "a voter did not say who is master"),
+        }
+        if let Some(master) = agreed(&voters, &answers, belief.fence) {
+            return Asked::Master(master);
+        }
+    }
+    Asked::Nobody { answered, voters: voters.len() }
+}
+
+async fn ask(peers: &RpcClient, voter: PeerId) -> (PeerId, Result<Option<NamedMaster>, RpcError>) {
+    let answer = peers.call::<_, PeerResponse>(voter, &PeerRequest::WhoIsMaster, ANSWER_WITHIN).await;
+    let master = answer.and_then(|response| match response {
+        PeerResponse::Master { master, .. } => Ok(master),
+        PeerResponse::Refused { why } => Err(RpcError::Failed { peer: voter, why }),
+        other => Err(RpcError::Malformed(format!("{other:?} does not say who is master"))),
+    });
+    (voter, master)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::belief::record_peer;
+
+    fn named(peer: PeerId, term: u64) -> Option<NamedMaster> {
+        Some(NamedMaster { epoch: 0, term, peer: record_peer(&peer) })
+    }
+
+    #[test]
+    fn a_master_is_believed_only_when_a_majority_of_the_known_voters_names_it_in_one_term() {
+        let peers: Vec<PeerId> = (0..4).map(|_| PeerId::random()).collect();
+        let voters = BTreeSet::from([peers[0], peers[1], peers[2]]);
+        let seen = Fence { epoch: 0, term: 2, sequence: 7 };
+        let told = |answers: &[(usize, Option<NamedMaster>)]| {
+            agreed(&voters, &answers.iter().map(|(voter, answer)| (peers[*voter], answer.clone())).collect(), seen)
+        };
+        let master = named(peers[0], 2);
+        assert_eq!(told(&[(0, master.clone()), (1, master.clone())]), master);
+        assert_eq!(told(&[(0, master.clone())]), None, "one of three is no majority");
+        assert_eq!(told(&[(0, master.clone()), (3, master.clone())]), None, "only voters count");
+        assert_eq!(told(&[(0, master.clone()), (1, named(peers[0], 3)), (2, None)]), None, "another term is another master");
+        let old = named(peers[1], 1);
+        assert_eq!(told(&[(0, old.clone()), (1, old.clone()), (2, old)]), None, "an older term than one seen");
+        let newer = named(peers[1], 3);
+        assert_eq!(told(&[(1, newer.clone()), (2, newer.clone()), (0, master)]), newer);
+    }
+}

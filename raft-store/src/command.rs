@@ -1,0 +1,591 @@
+//! What can be asked of the record: the entries of the replicated log.
+//!
+//! One idea: what a user wants is signed by the user and carried verbatim, so that a peer that forwards it cannot
+//! change it; what the master adds (time, a plan, receipts) lies beside it, outside the signature.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use ed25519_dalek::{Signer, SigningKey, Verifier, VerifyingKey};
+use serde::{Deserialize, Serialize};
+
+use crate::model::{
+    CharacteristicKey, ClassName, ClusterId, Decision, Desired, Discrepancy, Facts, Generation, IdError, KeySignature, NodeName,
+    NodeReport, PackageId, PackageName, PeerId, Plan, PrincipalName, PublicKey, Receipt, RequestId, Role, Signature, Span, Timestamp,
+    UpdateId, UpdateRequest,
+};
+
+/// The longest signed order, in bytes of its JSON.
+pub const MAX_ORDER_BYTES: usize = 4 << 20;
+/// How far ahead an order may expire.
+pub const MAX_ORDER_LIFE: Span = Span::from_secs(12 * 3600);
+
+/// One entry of the replicated log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The master's time when it proposed it.
+    pub time: Timestamp,
+    /// What it says.
+    pub body: Body,
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.body {
+            Body::User { order, .. } => write!(f, "order of {}", order.key.short()),
+            Body::Master(command) => write!(f, "{}", command.kind()),
+        }
+    }
+}
+
+/// Who an entry comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Body {
+    /// A user's signed order.
+    User {
+        /// What the user signed.
+        order: SignedOrder,
+        /// What the master found out for it.
+        evidence: Option<Box<Evidence>>,
+    },
+    /// The master's own.
+    Master(Box<MasterCommand>),
+}
+
+/// What the master adds to a user's order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Evidence {
+    /// For `publish`: the manifests, and which voters have their modules.
+    Stored {
+        /// The canonical manifests, verbatim.
+        manifests: Vec<String>,
+        /// What the voters have on disk.
+        receipts: Vec<Receipt>,
+        /// The log index of the membership they were collected under.
+        membership: u64,
+    },
+    /// For `submit` and `decide`: the plan.
+    Plan(Plan),
+}
+
+/// A user's order with its signature.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedOrder {
+    /// Who signed.
+    pub key: PublicKey,
+    /// The JSON of an [`Order`], verbatim as it was signed.
+    pub content: String,
+    /// The ed25519 signature over [`SIGNING_CONTEXT`] and the content.
+    pub signature: KeySignature,
+}
+
+/// What is put before an order's text when it is signed, so that its signature fits nothing else.
+pub const SIGNING_CONTEXT: &[u8] = b"tribune order 1\n";
+
+/// What a user signs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Order {
+    /// The cluster it is for.
+    pub cluster: ClusterId,
+    /// What makes a repeat known.
+    pub request: RequestId,
+    /// When it stops being good.
+    pub expires: Timestamp,
+    /// What is ordered.
+    pub command: UserCommand,
+}
+
+/// Why an order's signature was not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "kebab-case")]
+pub enum OrderError {
+    /// The text is too long.
+    #[error("the order has more than {MAX_ORDER_BYTES} bytes")]
+    TooLong,
+    /// The signature does not fit.
+    #[error("the order's signature is wrong: it was changed on its way, or signed with another key than {0}")]
+    Signature(PublicKey),
+    /// The text is not an order.
+    #[error("the order cannot be read: {0}")]
+    Malformed(String),
+}
+
+impl SignedOrder {
+    /// Signs an order with a secret key.
+    pub fn sign(order: &Order, key: &SigningKey) -> Result<Self, OrderError> {
+        let content = serde_json::to_string(order).map_err(|e| OrderError::Malformed(e.to_string()))?;
+        let signature = key.sign(&Self::signed_bytes(&content));
+        Ok(Self {
+            key: PublicKey::new(key.verifying_key().to_bytes()),
+            content,
+            signature: KeySignature::new(signature.to_bytes()),
+        })
+    }
+
+    fn signed_bytes(content: &str) -> Vec<u8> {
+        [SIGNING_CONTEXT, content.as_bytes()].concat()
+    }
+
+    /// Checks the signature and reads the order.
+    pub fn open(&self) -> Result<Order, OrderError> {
+        if self.content.len() > MAX_ORDER_BYTES {
+            return Err(OrderError::TooLong);
+        }
+        let wrong = || OrderError::Signature(self.key);
+        let key = VerifyingKey::from_bytes(self.key.as_bytes()).map_err(|_| wrong())?;
+        let signature = ed25519_dalek::Signature::from_bytes(self.signature.as_bytes());
+        // Strict: all voters must agree on which signatures are good.
+        key.verify_strict(&Self::signed_bytes(&self.content), &signature).map_err(|_| wrong())?;
+        serde_json::from_str(&self.content).map_err(|e| OrderError::Malformed(e.to_string()))
+    }
+}
+
+/// Whether these bytes were signed with this key.
+pub fn verify(key: &PublicKey, bytes: &[u8], signature: &KeySignature) -> bool {
+    VerifyingKey::from_bytes(key.as_bytes())
+        .and_then(|key| key.verify(bytes, &ed25519_dalek::Signature::from_bytes(signature.as_bytes())))
+        .is_ok()
+}
+
+/// What a user can order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "order")]
+pub enum UserCommand {
+    /// Make a join token.
+    CreateToken {
+        /// The BLAKE3 of the token.
+        hash: Signature,
+        /// How long it is good.
+        valid: Span,
+        /// The only node name it is good for.
+        node: Option<NodeName>,
+    },
+    /// Change what a node is wanted to be like.
+    LabelNode {
+        /// The node.
+        node: NodeName,
+        /// What is set.
+        set: BTreeMap<CharacteristicKey, Desired>,
+        /// What is taken away.
+        unset: BTreeSet<CharacteristicKey>,
+    },
+    /// Say which nodes are in a class; it is made if it is not there.
+    SetClass {
+        /// The class.
+        class: ClassName,
+        /// Nodes that are put into it.
+        add: BTreeSet<NodeName>,
+        /// Nodes that are taken out of it.
+        remove: BTreeSet<NodeName>,
+    },
+    /// Put packages into the store.
+    Publish {
+        /// Which.
+        packages: BTreeSet<PackageId>,
+    },
+    /// Begin an update.
+    Submit {
+        /// What is wanted.
+        request: UpdateRequest,
+    },
+    /// Decide about an update that waits for a user.
+    Decide {
+        /// Which.
+        update: UpdateId,
+        /// The ballots the user saw.
+        ballot_revision: u64,
+        /// What is decided.
+        decision: Decision,
+    },
+    /// Call an update off.
+    Cancel {
+        /// Which.
+        update: UpdateId,
+    },
+    /// Add a principal, or change its role.
+    SetPrincipal {
+        /// Its key.
+        key: PublicKey,
+        /// Its name.
+        name: PrincipalName,
+        /// What it may do.
+        role: Role,
+    },
+}
+
+impl UserCommand {
+    /// The role that may order it.
+    pub fn needs(&self) -> Role {
+        match self {
+            UserCommand::CreateToken { .. } | UserCommand::SetPrincipal { .. } => Role::Admin,
+            UserCommand::Publish { .. } => Role::Publisher,
+            UserCommand::LabelNode { .. }
+            | UserCommand::SetClass { .. }
+            | UserCommand::Submit { .. }
+            | UserCommand::Decide { .. }
+            | UserCommand::Cancel { .. } => Role::Operator,
+        }
+    }
+}
+
+/// What makes a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Birth {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Its first node.
+    pub node: NewNode,
+    /// Its first admin's name.
+    pub admin: PrincipalName,
+    /// Its first admin's key.
+    pub admin_key: PublicKey,
+}
+
+/// A node that comes into the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewNode {
+    /// Its name.
+    pub name: NodeName,
+    /// Its identity on the network.
+    pub peer: PeerId,
+    /// Its public key.
+    pub key: PublicKey,
+    /// What it says of itself.
+    pub facts: Facts,
+}
+
+/// What only the master's own code proposes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "command")]
+pub enum MasterCommand {
+    /// The first entry of a cluster.
+    Create(Birth),
+    /// A node joins with a token.
+    Join {
+        /// The BLAKE3 of the token.
+        token: Signature,
+        /// The node.
+        node: NewNode,
+    },
+    /// A node said what it is like and what is installed there.
+    NodeState {
+        /// Which.
+        node: NodeName,
+        /// What it is like.
+        facts: Facts,
+        /// What is installed.
+        current: Generation,
+        /// What it could regress to.
+        kept: BTreeMap<u64, Generation>,
+    },
+    /// A member becomes a standby; its Raft id is made of the epoch and this entry's index.
+    MakeStandby {
+        /// Which.
+        node: NodeName,
+    },
+    /// A standby was promoted: it is a voter in Raft's membership.
+    MakeVoter {
+        /// Which.
+        node: NodeName,
+    },
+    /// A voter or standby is out of Raft's membership.
+    MakeMember {
+        /// Which.
+        node: NodeName,
+    },
+    /// A queued update got its plan, or a planned one a new one.
+    SetPlan {
+        /// Which.
+        update: UpdateId,
+        /// The plan.
+        plan: Plan,
+    },
+    /// What a node says of its part in an update.
+    Report {
+        /// Which update.
+        update: UpdateId,
+        /// Which node.
+        node: NodeName,
+        /// Which plan it is about.
+        revision: u32,
+        /// Which round of asking it is about.
+        round: u32,
+        /// What it says.
+        report: NodeReport,
+    },
+    /// These nodes may start their new modules.
+    Go {
+        /// Which update.
+        update: UpdateId,
+        /// Which nodes.
+        nodes: BTreeSet<NodeName>,
+    },
+    /// A node has been away for too long.
+    Away {
+        /// Which update.
+        update: UpdateId,
+        /// Which node.
+        node: NodeName,
+    },
+    /// Nobody decided in time.
+    DecideExpired {
+        /// Which update.
+        update: UpdateId,
+        /// How long it waited, by the master's own clock.
+        waited: Span,
+    },
+    /// What is really installed was checked.
+    Verified {
+        /// Which update.
+        update: UpdateId,
+        /// What is not met.
+        discrepancies: Vec<Discrepancy>,
+    },
+}
+
+impl MasterCommand {
+    /// A word for logs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            MasterCommand::Create(_) => "create",
+            MasterCommand::Join { .. } => "join",
+            MasterCommand::NodeState { .. } => "node state",
+            MasterCommand::MakeStandby { .. } => "make standby",
+            MasterCommand::MakeVoter { .. } => "make voter",
+            MasterCommand::MakeMember { .. } => "make member",
+            MasterCommand::SetPlan { .. } => "set plan",
+            MasterCommand::Report { .. } => "report",
+            MasterCommand::Go { .. } => "go",
+            MasterCommand::Away { .. } => "away",
+            MasterCommand::DecideExpired { .. } => "decide expired",
+            MasterCommand::Verified { .. } => "verified",
+        }
+    }
+}
+
+/// The answer to an entry.
+pub type Response = Result<Accepted, Rejection>;
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "accepted")]
+pub enum Accepted {
+    /// It was done.
+    Done,
+    /// An update was made, or moved.
+    Update {
+        /// Which.
+        update: UpdateId,
+    },
+    /// Packages are in the store.
+    Published {
+        /// Which.
+        packages: BTreeSet<PackageId>,
+        /// On how many voters their modules are.
+        copies: u32,
+    },
+    /// A node is in the cluster.
+    Joined {
+        /// The cluster.
+        cluster: ClusterId,
+    },
+    /// A node became a standby.
+    Standby {
+        /// Its Raft id.
+        raft_id: u64,
+    },
+}
+
+/// Why an entry was not carried out. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "kebab-case", tag = "rejected")]
+pub enum Rejection {
+    /// The cluster was made before.
+    #[error("the cluster exists already")]
+    AlreadyCreated,
+    /// The cluster was not made yet.
+    #[error("the cluster does not exist yet")]
+    NotCreated,
+    /// The order's signature or text is wrong.
+    #[error("{error}")]
+    Order {
+        /// What is wrong.
+        error: OrderError,
+    },
+    /// The order is for another cluster.
+    #[error("the order is for cluster {given}; this is cluster {here}")]
+    OtherCluster {
+        /// The cluster it is for.
+        given: ClusterId,
+        /// This one.
+        here: ClusterId,
+    },
+    /// The order's time has passed.
+    #[error("the order expired {ago} ago; check the clock, and send it again")]
+    Expired {
+        /// How long ago.
+        ago: Span,
+    },
+    /// The order would be good for too long.
+    #[error("the order expires more than {MAX_ORDER_LIFE} ahead; check the clock")]
+    TooFarAhead,
+    /// The key is not known.
+    #[error("key {key} is no principal of this cluster; an admin adds it with `tribune admin add`")]
+    UnknownKey {
+        /// The key.
+        key: PublicKey,
+    },
+    /// The role does not suffice.
+    #[error("{name} is {has:?} and this needs {needs:?}")]
+    Role {
+        /// Who asked.
+        name: String,
+        /// What they may do.
+        has: Role,
+        /// What it takes.
+        needs: Role,
+    },
+    /// The token is not known.
+    #[error("the join token is wrong; make one with `tribune token create`")]
+    UnknownToken,
+    /// The token was used.
+    #[error("the join token was used by node {node}; make another with `tribune token create`")]
+    TokenUsed {
+        /// By whom.
+        node: NodeName,
+    },
+    /// The token's time has passed.
+    #[error("the join token expired; make another with `tribune token create`")]
+    TokenExpired,
+    /// The token is for another node.
+    #[error("the join token is for node {node}")]
+    TokenForOther {
+        /// For whom.
+        node: NodeName,
+    },
+    /// The token exists.
+    #[error("this join token exists already")]
+    TokenExists,
+    /// The name is taken.
+    #[error("there is a node {node} already; choose another name")]
+    NameTaken {
+        /// The name.
+        node: NodeName,
+    },
+    /// The identity is in the cluster.
+    #[error("this identity is node {node} of the cluster already")]
+    PeerTaken {
+        /// Which node has it.
+        node: NodeName,
+    },
+    /// There is no such node.
+    #[error("there is no node {node}; `tribune node list` shows those there are")]
+    UnknownNode {
+        /// The name given.
+        node: NodeName,
+    },
+    /// There is no such update.
+    #[error("there is no update {update}; `tribune update list` shows those there are")]
+    UnknownUpdate {
+        /// The number given.
+        update: UpdateId,
+    },
+    /// A package is not in the store.
+    #[error("package {package} is not in the package store; publish it first")]
+    UnknownPackage {
+        /// Its id.
+        package: PackageId,
+    },
+    /// What came with the order does not fit it.
+    #[error("{what}")]
+    Evidence {
+        /// What is wrong.
+        what: String,
+    },
+    /// The manifest is not good.
+    #[error("{what}")]
+    Manifest {
+        /// What is wrong.
+        what: String,
+    },
+    /// The version stands for something else.
+    #[error("{name} {version} is published already with other contents ({id}); raise the version")]
+    VersionTaken {
+        /// The package.
+        name: PackageName,
+        /// Its version.
+        version: String,
+        /// What it stands for.
+        id: PackageId,
+    },
+    /// Too few voters have the modules.
+    #[error("{have} of {needed} voters have the modules on disk")]
+    TooFewCopies {
+        /// How many have.
+        have: u32,
+        /// How many must.
+        needed: u32,
+    },
+    /// What the plan was made from has changed: it is to be made again.
+    #[error("{key} changed since the plan was made")]
+    PlanOutdated {
+        /// What changed.
+        key: String,
+    },
+    /// The plan cannot be carried out.
+    #[error("the plan has {} blockers", .plan.blockers.len())]
+    Blocked {
+        /// The plan, with its blockers.
+        plan: Box<Plan>,
+    },
+    /// The ballots changed since the user looked.
+    #[error("the ballots changed since you looked (revision {seen}, now {now}); look again with `tribune update show`")]
+    BallotsChanged {
+        /// What the user saw.
+        seen: u64,
+        /// What there is.
+        now: u64,
+    },
+    /// The update is somewhere else in its life.
+    #[error("update {update} is {phase}: {why}")]
+    Phase {
+        /// Which.
+        update: UpdateId,
+        /// Where it is.
+        phase: String,
+        /// Why that does not go.
+        why: String,
+    },
+    /// The report is about something that is over. It can be dropped.
+    #[error("the report is about something that is over")]
+    Outdated,
+    /// The node's part in Raft is another.
+    #[error("node {node} has another part in Raft")]
+    RaftRole {
+        /// Which.
+        node: NodeName,
+    },
+    /// There is no room for more.
+    #[error("there are {count} {what} already; that is the limit")]
+    Limit {
+        /// Of what.
+        what: String,
+        /// How many.
+        count: u64,
+    },
+}
+
+impl From<OrderError> for Rejection {
+    fn from(error: OrderError) -> Self {
+        Rejection::Order { error }
+    }
+}
+
+impl From<IdError> for Rejection {
+    fn from(error: IdError) -> Self {
+        Rejection::Evidence { what: error.to_string() }
+    }
+}

@@ -1,0 +1,201 @@
+//! The engine that ships: one RocksDB with four column families.
+//!
+//! One idea: its settings are those of a small daemon that must lose nothing. Buffers and files are few, because an
+//! idle node's memory counts; a damaged log is an error at the next start, because silence would lose entries.
+
+use std::path::Path;
+
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, IteratorMode, LogLevel, Options,
+    ReadOptions, WriteBatch, WriteOptions,
+};
+
+use super::{Batch, Durability, Engine, EngineError, Family, KeyRange, Op, Order, Rows};
+
+/// Memory for one family's newest rows. Raft's entries are small and the record has at most 64 MiB.
+const WRITE_BUFFER: usize = 2 << 20;
+/// Memory for the newest rows of all families.
+const WRITE_BUFFERS: usize = 6 << 20;
+/// Memory for blocks that were read.
+const BLOCK_CACHE: usize = 4 << 20;
+/// How much write-ahead log is kept before it is flushed.
+const WAL_BYTES: u64 = 32 << 20;
+/// How many files are kept open.
+const OPEN_FILES: i32 = 128;
+/// The size of one of RocksDB's own log files, and how many of them are kept.
+const INFO_LOG_BYTES: usize = 1 << 20;
+const INFO_LOGS: usize = 2;
+
+/// A RocksDB in a folder of its own.
+pub struct RocksEngine {
+    db: DB,
+}
+
+impl std::fmt::Debug for RocksEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RocksEngine").field("folder", &self.db.path()).finish()
+    }
+}
+
+impl RocksEngine {
+    /// Opens the store in a folder, or makes a new one there. Only one process can have it open.
+    pub fn open(folder: &Path) -> Result<Self, EngineError> {
+        let options = database_options();
+        refuse_unknown_families(&options, folder)?;
+        let cache = Cache::new_lru_cache(BLOCK_CACHE);
+        let families = Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(&cache)));
+        let default = ColumnFamilyDescriptor::new("default", family_options(&cache));
+        let db = DB::open_cf_descriptors(&options, folder, families.into_iter().chain([default])).map_err(|e| open_error(folder, &e))?;
+        Ok(Self { db })
+    }
+
+    fn family(&self, family: Family) -> Result<&ColumnFamily, EngineError> {
+        self.db.cf_handle(family.name()).ok_or_else(|| EngineError::Read { family, why: "it was not opened".into() })
+    }
+}
+
+fn database_options() -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    // The default recovery drops what follows a bad record without a word; this one accepts only a torn tail.
+    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    options.set_track_and_verify_wals_in_manifest(true);
+    options.set_paranoid_checks(true);
+    options.set_max_total_wal_size(WAL_BYTES);
+    options.set_db_write_buffer_size(WRITE_BUFFERS);
+    options.set_max_open_files(OPEN_FILES);
+    options.set_max_background_jobs(2);
+    options.set_max_log_file_size(INFO_LOG_BYTES);
+    options.set_keep_log_file_num(INFO_LOGS);
+    options.set_log_level(LogLevel::Warn);
+    options.set_stats_dump_period_sec(0);
+    options
+}
+
+fn family_options(cache: &Cache) -> Options {
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_cache(cache);
+    blocks.set_cache_index_and_filter_blocks(true);
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&blocks);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_write_buffer_size(WRITE_BUFFER);
+    options.set_max_write_buffer_number(2);
+    options
+}
+
+fn refuse_unknown_families(options: &Options, folder: &Path) -> Result<(), EngineError> {
+    if !folder.join("CURRENT").exists() {
+        return Ok(());
+    }
+    let found = DB::list_cf(options, folder).map_err(|e| open_error(folder, &e))?;
+    let known = |name: &str| name == "default" || Family::ALL.iter().any(|family| family.name() == name);
+    match found.into_iter().find(|name| !known(name)) {
+        Some(family) => Err(EngineError::Newer { folder: folder.into(), family }),
+        None => Ok(()),
+    }
+}
+
+fn open_error(folder: &Path, error: &rocksdb::Error) -> EngineError {
+    let why = error.to_string();
+    if why.contains("lock file") || why.contains("lock hold by current process") {
+        EngineError::InUse { folder: folder.into() }
+    } else {
+        EngineError::Open { folder: folder.into(), why }
+    }
+}
+
+impl Engine for RocksEngine {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
+        self.db.get_cf(self.family(family)?, key).map_err(|e| EngineError::Read { family, why: e.to_string() })
+    }
+
+    fn scan(&self, family: Family, range: KeyRange, order: Order) -> Rows<'_> {
+        if range.is_empty() {
+            return Box::new(std::iter::empty());
+        }
+        let handle = match self.family(family) {
+            Ok(handle) => handle,
+            Err(error) => return Box::new(std::iter::once(Err(error))),
+        };
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(range.from);
+        if let Some(to) = range.to {
+            options.set_iterate_upper_bound(to);
+        }
+        let mode = match order {
+            Order::Ascending => IteratorMode::Start,
+            Order::Descending => IteratorMode::End,
+        };
+        let rows = self.db.iterator_cf_opt(handle, options, mode);
+        Box::new(rows.map(move |row| match row {
+            Ok((key, value)) => Ok((key.into_vec(), value.into_vec())),
+            Err(e) => Err(EngineError::Read { family, why: e.to_string() }),
+        }))
+    }
+
+    fn write(&self, batch: Batch, durability: Durability) -> Result<(), EngineError> {
+        let mut changes = WriteBatch::default();
+        for op in batch.ops() {
+            match op {
+                Op::Put { family, key, value } => changes.put_cf(self.family(*family)?, key, value),
+                Op::Delete { family, key } => changes.delete_cf(self.family(*family)?, key),
+                // RocksDB takes a range that ends before it begins for an error.
+                Op::DeleteRange { from, to, .. } if to <= from => {}
+                Op::DeleteRange { family, from, to } => changes.delete_range_cf(self.family(*family)?, from, to),
+            }
+        }
+        let mut options = WriteOptions::default();
+        options.set_sync(durability == Durability::Synced);
+        self.db.write_opt(changes, &options).map_err(|e| EngineError::Write { why: e.to_string() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_is_open_is_refused_with_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let _open = RocksEngine::open(folder.path()).unwrap();
+        let error = RocksEngine::open(folder.path()).unwrap_err();
+        assert_eq!(error, EngineError::InUse { folder: folder.path().into() });
+    }
+
+    #[test]
+    fn a_store_with_an_unknown_part_is_refused_by_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(RocksEngine::open(folder.path()).unwrap());
+        let mut db = DB::open_cf(&database_options(), folder.path(), DB::list_cf(&Options::default(), folder.path()).unwrap()).unwrap();
+        db.create_cf("from-tomorrow", &Options::default()).unwrap();
+        drop(db);
+        let error = RocksEngine::open(folder.path()).unwrap_err();
+        assert_eq!(error, EngineError::Newer { folder: folder.path().into(), family: "from-tomorrow".into() });
+    }
+
+    #[test]
+    fn a_damaged_log_is_an_error_and_not_a_shorter_store() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = RocksEngine::open(folder.path()).unwrap();
+        for n in 0..200_u32 {
+            let mut batch = Batch::new();
+            batch.put(Family::Log, n.to_be_bytes(), [7; 1000]);
+            engine.write(batch, Durability::Synced).unwrap();
+        }
+        // A copy, as the killed process would leave it: closing the store would flush it.
+        let copy = tempfile::tempdir().unwrap();
+        for file in std::fs::read_dir(folder.path()).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+        }
+        let wal = std::fs::read_dir(copy.path()).unwrap().map(|f| f.unwrap().path()).find(|p| p.extension().is_some_and(|e| e == "log"));
+        let wal = wal.unwrap();
+        let mut bytes = std::fs::read(&wal).unwrap();
+        bytes[50_000] ^= 1;
+        std::fs::write(&wal, bytes).unwrap();
+        let error = RocksEngine::open(copy.path()).unwrap_err();
+        assert!(error.to_string().contains("orruption"), "{error}");
+    }
+}

@@ -1,0 +1,16 @@
+//! The replicated record of a Tribune cluster: its model, the commands that change it, and its storage.
+//!
+//! Nothing here knows of networks, files of modules or processes. [`model`] is the cluster as plain data, [`command`]
+//! what can be asked of it, [`record`] the one function that changes it.
+
+pub mod command;
+pub mod model;
+pub mod record;
+pub mod engine;
+pub mod log_store;
+pub mod machine;
+pub mod raft_types;
+pub mod snapshot;
+pub mod store;
+mod stored;
+pub mod writer;

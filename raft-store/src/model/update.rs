@@ -1,0 +1,646 @@
+//! An update: one request to change the software of some nodes, with a life of its own.
+//!
+//! One idea: the whole story of an update (what was asked for, the plan, every ballot and decision, each node's step)
+//! is in the record before it is acted on, so whoever is master next knows what may have happened.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::fleet::Generation;
+use super::ids::{
+    ApiName, ClassName, NodeName, PackageId, PackageName, PublicKey, RequestId, Signature, Span, Timestamp, UpdateId,
+};
+
+/// What a user asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpdateRequest {
+    /// Install or go back.
+    pub kind: UpdateKind,
+    /// Which nodes get which packages.
+    pub targets: Targets,
+    /// How it is to be carried out.
+    pub options: UpdateOptions,
+}
+
+/// Whether an update goes forward or back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UpdateKind {
+    /// The packages named in the targets are installed.
+    Install,
+    /// The nodes go back: to the packages named, or to what they had before if none is named.
+    Regress,
+}
+
+/// Which nodes get which packages.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Targets {
+    /// By node.
+    pub nodes: BTreeMap<NodeName, BTreeSet<PackageId>>,
+    /// By class: all nodes of it.
+    pub classes: BTreeMap<ClassName, BTreeSet<PackageId>>,
+}
+
+/// How an update is carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UpdateOptions {
+    /// In which order nodes change over.
+    pub strategy: RolloutStrategy,
+    /// What happens when a node fails after the first changeover.
+    pub on_failure: OnFailure,
+    /// How long a veto waits for a user.
+    pub decide_within: Span,
+    /// How long processes may defer, all in all.
+    pub max_defer: Span,
+    /// Nodes that are away are left out instead of blocking.
+    pub skip_away: bool,
+    /// Needs the update itself breaks, accepted by name.
+    pub accept_discrepancies: BTreeSet<ApiName>,
+    /// Installs again what was regressed.
+    pub again: bool,
+    /// Changes one node of a class.
+    pub allow_drift: bool,
+    /// A regress that overrules vetoes from the start.
+    pub force: Option<String>,
+}
+
+impl Default for UpdateOptions {
+    fn default() -> Self {
+        Self {
+            strategy: RolloutStrategy::default(),
+            on_failure: OnFailure::default(),
+            decide_within: Span::from_secs(7 * 86_400),
+            max_defer: Span::from_secs(600),
+            skip_away: false,
+            accept_discrepancies: BTreeSet::new(),
+            again: false,
+            allow_drift: false,
+            force: None,
+        }
+    }
+}
+
+/// In which order nodes change over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RolloutStrategy {
+    /// All at once.
+    Together,
+    /// One node at a time within a class, voters last, the master last of all.
+    #[default]
+    Rolling,
+}
+
+/// What happens when a node fails after the first changeover.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnFailure {
+    /// Every node goes back.
+    #[default]
+    RegressAll,
+    /// That node goes back, the others go on.
+    RegressNode,
+    /// Everything stops until a user decides.
+    Hold,
+}
+
+/// An update's record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Update {
+    /// Its number.
+    pub id: UpdateId,
+    /// The request that made it.
+    pub request_id: RequestId,
+    /// What was asked for.
+    pub request: UpdateRequest,
+    /// Who asked.
+    pub by: Author,
+    /// When.
+    pub submitted: Timestamp,
+    /// Where it is.
+    pub phase: Phase,
+    /// Since when.
+    pub since: Timestamp,
+    /// What is to be done; `None` while queued.
+    pub plan: Option<Plan>,
+    /// Counts every change of a ballot; a decision names the one its user saw.
+    pub ballot_revision: u64,
+    /// How far each node is.
+    pub nodes: BTreeMap<NodeName, NodeProgress>,
+    /// What users decided.
+    pub decisions: Vec<DecisionTaken>,
+    /// Why it is going back or ended as it did.
+    pub reason: Option<String>,
+    /// Needs that are not met now that it is done.
+    pub discrepancies: Vec<Discrepancy>,
+}
+
+/// Who did something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Author {
+    /// The key that signed.
+    pub key: PublicKey,
+    /// Its name: a principal's, or `node NAME` for a node's own socket.
+    pub name: String,
+}
+
+/// Where an update is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "phase")]
+pub enum Phase {
+    /// It waits for other updates.
+    Queued {
+        /// The updates it waits for.
+        behind: Vec<UpdateId>,
+    },
+    /// It has a plan, and its nodes have not been told yet.
+    Planned,
+    /// Affected processes are being asked.
+    Asking,
+    /// A process vetoed: it waits for a user.
+    Vetoed,
+    /// Nodes fetch and stage.
+    Distributing,
+    /// Nodes of this wave (from 0) change over.
+    Wave {
+        /// Which.
+        wave: u32,
+    },
+    /// A node failed: it waits for a user.
+    Held {
+        /// The wave it stopped in.
+        wave: u32,
+    },
+    /// All changed over: the master checks what is installed.
+    Verifying,
+    /// Nodes that changed go back.
+    Regressing,
+    /// It is over.
+    Ended {
+        /// How.
+        outcome: Outcome,
+    },
+}
+
+impl Phase {
+    /// Whether it is over.
+    pub fn ended(&self) -> bool {
+        matches!(self, Phase::Ended { .. })
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self {
+            Phase::Queued { .. } => "queued",
+            Phase::Planned => "planned",
+            Phase::Asking => "asking",
+            Phase::Vetoed => "vetoed",
+            Phase::Distributing => "distributing",
+            Phase::Wave { wave } => return f.pad(&format!("wave {}", wave + 1)),
+            Phase::Held { .. } => "held",
+            Phase::Verifying => "verifying",
+            Phase::Regressing => "regressing",
+            Phase::Ended { outcome } => return fmt::Display::fmt(outcome, f),
+        };
+        f.pad(text)
+    }
+}
+
+/// How an update ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Every node is on the new versions.
+    Completed,
+    /// The nodes a decision kept are, the others were left out.
+    CompletedInPart,
+    /// Done, but needs are not met.
+    CompletedWithDiscrepancies,
+    /// Nothing was changed.
+    Aborted,
+    /// Everything that was changed went back.
+    Regressed,
+    /// Something could not go back; a person must look.
+    RegressFailed,
+    /// It was not begun: the plan has blockers.
+    Rejected,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Outcome::Completed => "completed",
+            Outcome::CompletedInPart => "completed in part",
+            Outcome::CompletedWithDiscrepancies => "completed with discrepancies",
+            Outcome::Aborted => "aborted",
+            Outcome::Regressed => "regressed",
+            Outcome::RegressFailed => "regress failed",
+            Outcome::Rejected => "rejected",
+        })
+    }
+}
+
+/// Why a plan leaves out a node that is away.
+pub const LEFT_OUT_AWAY: &str = "it is away";
+/// Why a plan leaves out a node that a user's decision took out.
+pub const LEFT_OUT_BY_DECISION: &str = "a decision left it out";
+
+/// What is to be done, worked out by the planner.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Counts the plans of this update, from 1.
+    pub revision: u32,
+    /// What changes on each node.
+    pub nodes: BTreeMap<NodeName, NodePlan>,
+    /// Which nodes change over together, in order.
+    pub waves: Vec<Vec<NodeName>>,
+    /// Why it cannot be done.
+    pub blockers: Vec<Blocker>,
+    /// Discrepancies that the submitter accepted by name.
+    pub accepted: Vec<Discrepancy>,
+    /// Nodes left out, and why: because nothing would change there, [`LEFT_OUT_AWAY`] or [`LEFT_OUT_BY_DECISION`].
+    pub left_out: BTreeMap<NodeName, String>,
+    /// The version of everything that was read, by its key: made again if one has changed by commit time.
+    pub read: BTreeMap<String, u64>,
+}
+
+/// What changes on one node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodePlan {
+    /// The packages that change.
+    pub changes: Vec<PackageChange>,
+    /// The modules the node is to have of each package it is to have, changed or not: `package/module` to signature.
+    pub modules: BTreeMap<String, PlannedModule>,
+    /// Whether everything is expected to be in the node's local storage.
+    pub local: bool,
+}
+
+/// From which version of a package to which.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PackageChange {
+    /// The package.
+    pub name: PackageName,
+    /// What the node has; `None`: nothing.
+    pub from: Option<PackageId>,
+    /// What it gets; `None`: it is removed.
+    pub to: Option<PackageId>,
+}
+
+/// A module that a node is to have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedModule {
+    /// Its package.
+    pub package: PackageId,
+    /// Its place in the package's manifest.
+    pub index: u32,
+    /// Its signature.
+    pub signature: Signature,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// Why a plan cannot be carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "kebab-case", tag = "blocker")]
+pub enum Blocker {
+    /// A target is no node of the cluster.
+    #[error("there is no node {node}; `tribune node list` shows those there are")]
+    UnknownNode {
+        /// The name given.
+        node: NodeName,
+    },
+    /// A target is no class of the cluster.
+    #[error("there is no class {class}; `tribune class list` shows those there are")]
+    UnknownClass {
+        /// The name given.
+        class: ClassName,
+    },
+    /// A package is not in the store.
+    #[error("package {package} is not in the package store; publish it first")]
+    UnknownPackage {
+        /// Its id.
+        package: PackageId,
+    },
+    /// Two versions of one package for one node.
+    #[error("node {node} would get two versions of package {package}; name one")]
+    TwoVersions {
+        /// The node.
+        node: NodeName,
+        /// The package.
+        package: PackageName,
+    },
+    /// The modules of a package that suit a node cannot be told.
+    #[error("{package} on node {node}: {problem}")]
+    Selection {
+        /// The node.
+        node: NodeName,
+        /// The package, with its version.
+        package: String,
+        /// A missing variant or a tie, as a sentence.
+        problem: String,
+    },
+    /// A module's dependency on the same node would not be met.
+    #[error("on node {node}, module {module} needs {needs}, which would not be there")]
+    Dependency {
+        /// The node.
+        node: NodeName,
+        /// The module, as `package/module`.
+        module: String,
+        /// What it needs.
+        needs: String,
+    },
+    /// An API need would not be met.
+    #[error("{0}; accept it with --accept-discrepancy {api}", api = .0.need_name())]
+    Need(Discrepancy),
+    /// The version that is installed may not be replaced by this one.
+    #[error("on node {node}, {package} {to} may only replace versions {allowed}, and {from} is installed")]
+    UpgradeFrom {
+        /// The node.
+        node: NodeName,
+        /// The package.
+        package: PackageName,
+        /// The installed version.
+        from: String,
+        /// The new version.
+        to: String,
+        /// What the manifest allows.
+        allowed: String,
+    },
+    /// It was regressed there before.
+    #[error("{package} was regressed on node {node} by {update}; use --again to install it all the same")]
+    Tombstone {
+        /// The node.
+        node: NodeName,
+        /// The package, with its version.
+        package: String,
+        /// The update that regressed it.
+        update: UpdateId,
+    },
+    /// The node is not connected.
+    #[error("node {node} is away; wait for it, or leave it out with --skip-away")]
+    NodeAway {
+        /// The node.
+        node: NodeName,
+    },
+    /// One node of a class would differ from the others.
+    #[error("node {node} is in class {class}; update the class, or use --allow-drift")]
+    Drift {
+        /// The node.
+        node: NodeName,
+        /// Its class.
+        class: ClassName,
+    },
+    /// There is nothing to go back to.
+    #[error("node {node} has nothing to go back to{what}")]
+    NothingToRegress {
+        /// The node.
+        node: NodeName,
+        /// Of what, beginning with a blank; may be empty.
+        what: String,
+    },
+    /// Nothing would change.
+    #[error("nothing would change: {what}")]
+    NothingToDo {
+        /// Why.
+        what: String,
+    },
+}
+
+/// A need that what is installed does not meet.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Discrepancy {
+    /// The node whose module needs something.
+    pub node: NodeName,
+    /// The module, as `package/module`.
+    pub module: String,
+    /// What it needs.
+    pub needs: String,
+    /// What there is instead.
+    pub found: String,
+    /// Whether it lies within the node or between nodes.
+    pub scope: Scope,
+}
+
+impl Discrepancy {
+    /// The name by which it can be accepted: the API or module without its version.
+    pub fn need_name(&self) -> &str {
+        self.needs.split(['@', ' ']).next().unwrap_or(&self.needs)
+    }
+}
+
+impl fmt::Display for Discrepancy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "on node {}, {} needs {} and there is {}", self.node, self.module, self.needs, self.found)
+    }
+}
+
+/// Where a need is to be met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scope {
+    /// On the same node.
+    WithinNode,
+    /// Between nodes.
+    BetweenNodes,
+}
+
+/// How far a node is in an update.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeProgress {
+    /// The step it has reached.
+    pub step: Step,
+    /// Since when.
+    pub since: Timestamp,
+    /// Which round of asking counts; one more with every `ask-again`.
+    pub round: u32,
+    /// What its processes answered.
+    pub ballots: Vec<BallotCast>,
+    /// Whether new modules may have been started there.
+    pub changed: bool,
+    /// What went wrong.
+    pub failure: Option<String>,
+    /// The generation it was on when the update began.
+    pub before: u64,
+}
+
+/// A node's step. Later ones compare greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Step {
+    /// It has not been told yet, or not answered.
+    Planned,
+    /// Its processes have been asked.
+    Asked,
+    /// All have answered.
+    Voted,
+    /// Everything is in local storage, verified.
+    Staged,
+    /// Its processes are coming to a safe point.
+    Pending,
+    /// They are there.
+    Ready,
+    /// It may start the new modules.
+    Go,
+    /// The new modules run.
+    Started,
+    /// They held for the settle time.
+    Settled,
+    /// It went back.
+    Regressed,
+    /// It failed.
+    Failed,
+    /// It is not there.
+    Away,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Step::Planned => "planned",
+            Step::Asked => "asked",
+            Step::Voted => "voted",
+            Step::Staged => "staged",
+            Step::Pending => "pending",
+            Step::Ready => "ready",
+            Step::Go => "go",
+            Step::Started => "started",
+            Step::Settled => "settled",
+            Step::Regressed => "regressed",
+            Step::Failed => "failed",
+            Step::Away => "away",
+        })
+    }
+}
+
+/// A process on a node.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ProcessRef {
+    /// `package/module` of a managed process, or the name a registered one gave.
+    pub name: String,
+    /// Its process id.
+    pub pid: u32,
+    /// When it started, in clock ticks since boot (field 22 of `/proc/PID/stat`): with the pid, one process only.
+    pub start_time: u64,
+}
+
+/// What a process answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BallotCast {
+    /// Who.
+    pub process: ProcessRef,
+    /// What.
+    pub answer: Answer,
+    /// Whether the process is gone since, so that its answer counts no more.
+    pub lapsed: bool,
+    /// Whether a user overruled it.
+    pub overruled: bool,
+}
+
+/// A process's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "answer")]
+pub enum Answer {
+    /// It agrees.
+    Accept,
+    /// It objects.
+    Veto {
+        /// Why, word for word.
+        reason: String,
+    },
+    /// It went before it answered.
+    Abstain,
+}
+
+impl BallotCast {
+    /// The reason of a veto that counts: neither overruled nor lapsed.
+    pub fn standing_veto(&self) -> Option<&str> {
+        match &self.answer {
+            Answer::Veto { reason } if !self.lapsed && !self.overruled => Some(reason),
+            _ => None,
+        }
+    }
+}
+
+/// What a user decides about a vetoed or held update.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "decision")]
+pub enum Decision {
+    /// Overrule the vetoes that were seen.
+    Force {
+        /// Why; the processes are told.
+        why: String,
+    },
+    /// Go on with these nodes only.
+    Only {
+        /// Which.
+        nodes: BTreeSet<NodeName>,
+    },
+    /// Ask those that vetoed again.
+    AskAgain,
+    /// Change nothing.
+    Abort,
+}
+
+/// A decision, as it was taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecisionTaken {
+    /// What was decided.
+    pub decision: Decision,
+    /// By whom.
+    pub by: Author,
+    /// When.
+    pub at: Timestamp,
+    /// The ballots that were seen.
+    pub ballot_revision: u64,
+    /// The vetoes that were overruled.
+    pub overruled: Vec<(NodeName, ProcessRef)>,
+}
+
+/// What a node says of its part in an update. It counts only from the node it is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "report")]
+pub enum NodeReport {
+    /// These processes were asked.
+    Asked {
+        /// Which.
+        processes: Vec<ProcessRef>,
+    },
+    /// All have answered, or one changed its mind: the whole list.
+    Voted {
+        /// The answers.
+        ballots: Vec<BallotCast>,
+    },
+    /// Everything is in local storage, verified and fsynced.
+    Staged,
+    /// It let go of its processes again (its lease ran out, or the attempt was called off).
+    Released,
+    /// Its processes are coming to a safe point.
+    Pending,
+    /// They are there.
+    Ready,
+    /// The new modules run.
+    Started,
+    /// They held; this generation is current.
+    Settled {
+        /// What is installed now.
+        current: Generation,
+    },
+    /// It went back; this generation is current.
+    Regressed {
+        /// What is installed now.
+        current: Generation,
+        /// Why, if it was by itself.
+        why: Option<String>,
+    },
+    /// It could not do its step. Nothing was changed, or it went back already if `Regressed` came before.
+    Failed {
+        /// At which step.
+        step: Step,
+        /// Why.
+        why: String,
+    },
+}

@@ -1,0 +1,316 @@
+//! What happens to nodes, classes, packages, principals and tokens.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Record;
+use super::apply::{About, At};
+use crate::command::{Accepted, Birth, Evidence, NewNode, Rejection, Response};
+use crate::model::{
+    Author, CharacteristicKey, Class, ClassName, Cluster, Desired, EventKind, Facts, Generation, Manifest, Node, NodeName, Package,
+    PackageId, Principal, PrincipalName, PublicKey, RECORD_LEVEL, RaftRole, Receipt, Role, Settings, Signature, Span, Token,
+};
+
+/// The most nodes a cluster has.
+pub const MAX_NODES: usize = 10_000;
+/// The most characteristics a node has.
+pub const MAX_CHARACTERISTICS: usize = 64;
+/// The most tokens that are kept.
+const MAX_TOKENS: usize = 10_000;
+/// The Raft id of a cluster's first voter.
+pub const FIRST_RAFT_ID: u64 = 0;
+
+impl Record {
+    pub(super) fn create(&mut self, at: At, birth: &Birth) -> Response {
+        if self.cluster().is_some() {
+            return Err(Rejection::AlreadyCreated);
+        }
+        self.clusters.put(
+            0,
+            Cluster {
+                id: birth.cluster,
+                epoch: 0,
+                level: RECORD_LEVEL,
+                created: at.time,
+                time: at.time,
+                settings: Settings::default(),
+                next_update: 1,
+                next_event: 1,
+            },
+        );
+        let admin = Principal { name: birth.admin.clone(), role: Role::Admin, added: at.time };
+        self.principals.put(birth.admin_key, admin);
+        let mut node = new_node(at, &birth.node);
+        node.raft = RaftRole::Voter { raft_id: FIRST_RAFT_ID };
+        node.local_commands = Role::Admin;
+        self.nodes.put(node.name.clone(), node);
+        self.note(at, EventKind::ClusterCreated, About::node(&birth.node.name), format!("cluster {} was created", birth.cluster));
+        Ok(Accepted::Done)
+    }
+
+    pub(super) fn join(&mut self, at: At, hash: &Signature, new: &NewNode) -> Response {
+        let cluster = self.cluster().map(|cluster| cluster.id).ok_or(Rejection::NotCreated)?;
+        let mut token = self.tokens.get(hash).cloned().ok_or(Rejection::UnknownToken)?;
+        if let Some(node) = &token.used_by {
+            // The answer to the first try was lost: the same node asks again.
+            return match self.nodes.get(node) {
+                Some(known) if known.peer == new.peer && known.name == new.name => Ok(Accepted::Joined { cluster }),
+                _ => Err(Rejection::TokenUsed { node: node.clone() }),
+            };
+        }
+        if token.expires < at.time {
+            return Err(Rejection::TokenExpired);
+        }
+        if let Some(node) = token.node.as_ref().filter(|node| **node != new.name) {
+            return Err(Rejection::TokenForOther { node: node.clone() });
+        }
+        if self.nodes.contains(&new.name) {
+            return Err(Rejection::NameTaken { node: new.name.clone() });
+        }
+        if let Some(node) = self.nodes.values().find(|node| node.peer == new.peer || node.key == new.key) {
+            return Err(Rejection::PeerTaken { node: node.name.clone() });
+        }
+        if self.nodes.len() >= MAX_NODES {
+            return Err(Rejection::Limit { what: "nodes".into(), count: MAX_NODES as u64 });
+        }
+        check_facts(&new.facts)?;
+        token.used_by = Some(new.name.clone());
+        self.tokens.put(*hash, token);
+        self.nodes.put(new.name.clone(), new_node(at, new));
+        self.note(at, EventKind::NodeJoined, About::node(&new.name), format!("node {} joined", new.name));
+        Ok(Accepted::Joined { cluster })
+    }
+
+    pub(super) fn node_state(
+        &mut self,
+        at: At,
+        name: &NodeName,
+        facts: &Facts,
+        current: &Generation,
+        kept: &BTreeMap<u64, Generation>,
+    ) -> Response {
+        check_facts(facts)?;
+        let mut node = self.node(name)?.clone();
+        if node.facts == *facts && node.current == *current && node.kept == *kept {
+            return Ok(Accepted::Done);
+        }
+        let plannable = node.facts.platform != facts.platform
+            || node.facts.discovered != facts.discovered
+            || node.current != *current
+            || node.kept != *kept;
+        node.facts = facts.clone();
+        node.current = current.clone();
+        node.kept = kept.clone();
+        if plannable {
+            node.version = at.index;
+        }
+        self.nodes.put(name.clone(), node);
+        Ok(Accepted::Done)
+    }
+
+    pub(super) fn make_standby(&mut self, at: At, name: &NodeName) -> Response {
+        let epoch = self.cluster().map_or(0, |cluster| cluster.epoch);
+        let raft_id = epoch << 48 | at.index;
+        self.change_raft(at, name, |role| (role == RaftRole::Member).then_some(RaftRole::Standby { raft_id }))?;
+        Ok(Accepted::Standby { raft_id })
+    }
+
+    pub(super) fn make_voter(&mut self, at: At, name: &NodeName) -> Response {
+        self.change_raft(at, name, |role| match role {
+            RaftRole::Standby { raft_id } | RaftRole::Voter { raft_id } => Some(RaftRole::Voter { raft_id }),
+            RaftRole::Member => None,
+        })
+    }
+
+    pub(super) fn make_member(&mut self, at: At, name: &NodeName) -> Response {
+        self.change_raft(at, name, |_| Some(RaftRole::Member))
+    }
+
+    fn change_raft(&mut self, at: At, name: &NodeName, change: impl FnOnce(RaftRole) -> Option<RaftRole>) -> Response {
+        let mut node = self.node(name)?.clone();
+        let role = change(node.raft).ok_or(Rejection::RaftRole { node: name.clone() })?;
+        if node.raft != role {
+            node.raft = role;
+            self.nodes.put(name.clone(), node);
+            let what = match role {
+                RaftRole::Member => "a member",
+                RaftRole::Standby { .. } => "a standby",
+                RaftRole::Voter { .. } => "a voter",
+            };
+            self.note(at, EventKind::RaftRoleChanged, About::node(name), format!("node {name} is {what}"));
+        }
+        Ok(Accepted::Done)
+    }
+
+    pub(super) fn create_token(&mut self, at: At, hash: Signature, valid: Span, node: Option<NodeName>, by: &Author) -> Response {
+        if self.tokens.contains(&hash) {
+            return Err(Rejection::TokenExists);
+        }
+        let old: Vec<Signature> = self.tokens.iter().filter(|(_, token)| token.expires < at.time).map(|(hash, _)| *hash).collect();
+        for hash in old {
+            self.tokens.remove(&hash);
+        }
+        if self.tokens.len() >= MAX_TOKENS {
+            return Err(Rejection::Limit { what: "join tokens".into(), count: MAX_TOKENS as u64 });
+        }
+        self.tokens.put(hash, Token { expires: at.time.after(valid), node, used_by: None });
+        self.note(at, EventKind::AccessChanged, About::default(), format!("{} made a join token, good for {valid}", by.name));
+        Ok(Accepted::Done)
+    }
+
+    pub(super) fn set_principal(&mut self, at: At, key: PublicKey, name: PrincipalName, role: Role, by: &Author) -> Response {
+        let text = format!("{} made {name} {role:?}", by.name).to_lowercase();
+        self.principals.put(key, Principal { name, role, added: at.time });
+        self.note(at, EventKind::AccessChanged, About::default(), text);
+        Ok(Accepted::Done)
+    }
+
+    pub(super) fn label_node(
+        &mut self,
+        at: At,
+        name: &NodeName,
+        set: BTreeMap<CharacteristicKey, Desired>,
+        unset: &BTreeSet<CharacteristicKey>,
+        by: &Author,
+    ) -> Response {
+        let mut node = self.node(name)?.clone();
+        for key in unset {
+            node.desired.remove(key);
+        }
+        for (key, desired) in set {
+            check_value(&key, &desired.value)?;
+            node.desired.insert(key, desired);
+        }
+        if node.desired.len() > MAX_CHARACTERISTICS {
+            return Err(Rejection::Limit { what: format!("labels on node {name}"), count: MAX_CHARACTERISTICS as u64 });
+        }
+        node.version = at.index;
+        self.nodes.put(name.clone(), node);
+        self.note(at, EventKind::NodeChanged, About::node(name), format!("{} changed the labels of node {name}", by.name));
+        Ok(Accepted::Done)
+    }
+
+    pub(super) fn set_class(
+        &mut self,
+        at: At,
+        class: ClassName,
+        add: &BTreeSet<NodeName>,
+        remove: &BTreeSet<NodeName>,
+        by: &Author,
+    ) -> Response {
+        for name in add.iter().chain(remove) {
+            self.node(name)?;
+        }
+        if !self.classes.contains(&class) && self.classes.len() >= MAX_NODES {
+            return Err(Rejection::Limit { what: "classes".into(), count: MAX_NODES as u64 });
+        }
+        let mut row =
+            self.classes.get(&class).cloned().unwrap_or_else(|| Class { name: class.clone(), should: BTreeMap::new(), version: 0 });
+        row.version = at.index;
+        self.classes.put(class.clone(), row);
+        for name in add {
+            self.put_in_class(at, name, Some(class.clone()))?;
+        }
+        for name in remove {
+            if self.node(name)?.class.as_ref() == Some(&class) {
+                self.put_in_class(at, name, None)?;
+            }
+        }
+        self.note(at, EventKind::ClassChanged, About::default(), format!("{} changed class {class}", by.name));
+        Ok(Accepted::Done)
+    }
+
+    fn put_in_class(&mut self, at: At, name: &NodeName, class: Option<ClassName>) -> Result<(), Rejection> {
+        let mut node = self.node(name)?.clone();
+        node.class = class;
+        node.version = at.index;
+        self.nodes.put(name.clone(), node);
+        Ok(())
+    }
+
+    pub(super) fn publish(&mut self, at: At, ids: &BTreeSet<PackageId>, evidence: Option<&Evidence>, by: &Author) -> Response {
+        let wrong = |what: &str| Rejection::Evidence { what: what.to_owned() };
+        let Some(Evidence::Stored { manifests, receipts, membership: _ }) = evidence else {
+            return Err(wrong("the manifests and receipts are missing"));
+        };
+        let mut read = Vec::new();
+        for text in manifests {
+            let manifest = Manifest::parse(text).map_err(|e| Rejection::Manifest { what: e.to_string() })?;
+            read.push((PackageId::of(text), text, manifest));
+        }
+        if read.iter().map(|(id, ..)| *id).collect::<BTreeSet<_>>() != *ids {
+            return Err(wrong("the manifests are not those of the packages that were signed"));
+        }
+        for (id, _, manifest) in &read {
+            if let Some((other, _)) = self.package_named(&manifest.name, &manifest.version).filter(|(other, _)| other != id) {
+                let (name, version) = (manifest.name.clone(), manifest.version.to_string());
+                return Err(Rejection::VersionTaken { name, version, id: other });
+            }
+        }
+        let blobs: BTreeSet<Signature> = read.iter().flat_map(|(_, _, m)| m.modules.iter().map(|module| module.signature)).collect();
+        let copies = self.copies(&blobs, receipts)?;
+        for (id, text, manifest) in read {
+            if self.packages.contains(&id) {
+                continue;
+            }
+            let (name, version) = (manifest.name.clone(), manifest.version.clone());
+            let text = text.clone();
+            self.packages.put(id, Package { text, manifest, published_by: by.key, published: at.time, copies });
+            self.note(at, EventKind::PackagePublished, About::default(), format!("{} published {name} {version}", by.name));
+            self.versions.insert_mut((name, version), id);
+        }
+        Ok(Accepted::Published { packages: ids.clone(), copies })
+    }
+
+    /// How many of today's voters have all these blobs; an error if they are no majority.
+    fn copies(&self, blobs: &BTreeSet<Signature>, receipts: &[Receipt]) -> Result<u32, Rejection> {
+        let voters: BTreeSet<_> =
+            self.nodes.values().filter(|node| matches!(node.raft, RaftRole::Voter { .. })).map(|node| &node.peer).collect();
+        let have: BTreeSet<_> =
+            receipts.iter().filter(|r| voters.contains(&r.peer) && r.blobs.is_superset(blobs)).map(|r| &r.peer).collect();
+        let needed = voters.len() / 2 + 1;
+        if have.len() < needed {
+            return Err(Rejection::TooFewCopies { have: have.len() as u32, needed: needed as u32 });
+        }
+        Ok(have.len() as u32)
+    }
+
+    pub(super) fn node(&self, name: &NodeName) -> Result<&Node, Rejection> {
+        self.nodes.get(name).ok_or_else(|| Rejection::UnknownNode { node: name.clone() })
+    }
+}
+
+fn new_node(at: At, new: &NewNode) -> Node {
+    Node {
+        name: new.name.clone(),
+        peer: new.peer.clone(),
+        key: new.key,
+        class: None,
+        desired: BTreeMap::new(),
+        facts: new.facts.clone(),
+        raft: RaftRole::Member,
+        current: Generation::default(),
+        kept: BTreeMap::new(),
+        should: BTreeMap::new(),
+        local_commands: Role::Viewer,
+        joined: at.time,
+        version: at.index,
+    }
+}
+
+fn check_value(key: &CharacteristicKey, value: &str) -> Result<(), Rejection> {
+    if value.is_empty() || value.len() > 256 || value.chars().any(char::is_control) {
+        return Err(Rejection::Evidence { what: format!("the value of {key} must have 1 to 256 bytes and no control characters") });
+    }
+    Ok(())
+}
+
+fn check_facts(facts: &Facts) -> Result<(), Rejection> {
+    let addresses = facts.control_addresses.iter().chain(&facts.data_addresses);
+    if facts.discovered.len() > MAX_CHARACTERISTICS || addresses.clone().count() > 32 {
+        return Err(Rejection::Limit { what: "facts of a node".into(), count: MAX_CHARACTERISTICS as u64 });
+    }
+    if addresses.clone().any(|address| address.len() > 256) || facts.version.len() > 64 {
+        return Err(Rejection::Evidence { what: "an address or version of the node is longer than 256 bytes".into() });
+    }
+    facts.discovered.iter().try_for_each(|(key, value)| check_value(key, value))
+}

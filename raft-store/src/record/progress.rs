@@ -1,0 +1,452 @@
+//! How an update moves: what nodes report of it, and the phases that follow.
+//!
+//! One idea: a report changes one node's step, and after each the phase is worked out anew from all nodes' steps. No
+//! other code moves a phase or a step.
+
+use std::collections::BTreeSet;
+
+use super::Record;
+use super::apply::{About, At};
+use crate::command::{Accepted, Rejection, Response};
+use crate::model::{
+    Answer, BallotCast, Discrepancy, EventKind, Generation, LEFT_OUT_AWAY, LEFT_OUT_BY_DECISION, NodeName, NodeProgress, NodeReport,
+    OnFailure, Outcome, Phase, ProcessRef, Step, Tombstone, TombstoneKey, Update, UpdateId, UpdateKind,
+};
+
+/// The most processes of a node that are asked.
+pub const MAX_BALLOTS: usize = 4096;
+/// The longest reason that is kept, in bytes.
+pub const MAX_REASON_BYTES: usize = 4096;
+
+impl Record {
+    pub(super) fn report(
+        &mut self,
+        at: At,
+        id: UpdateId,
+        name: &NodeName,
+        (revision, round): (u32, u32),
+        report: &NodeReport,
+    ) -> Response {
+        check_report(report)?;
+        let update = self.update(id)?;
+        let progress = update.nodes.get(name).ok_or(Rejection::Outdated)?;
+        let about_this = update.plan.as_ref().is_some_and(|plan| plan.revision >= revision) && progress.round == round;
+        let went_back = matches!(report, NodeReport::Regressed { .. });
+        if update.phase.ended() || (!about_this && !went_back) {
+            return Err(Rejection::Outdated);
+        }
+        match report {
+            NodeReport::Asked { .. } => self.step(at, id, name, &[Step::Planned], Step::Asked),
+            NodeReport::Voted { ballots } => self.voted(at, id, name, ballots),
+            NodeReport::Staged => {
+                self.step(at, id, name, &[Step::Voted], Step::Staged)?;
+                self.when_all_staged(at, id)
+            }
+            NodeReport::Released => self.step(at, id, name, &[Step::Pending, Step::Ready], Step::Staged),
+            NodeReport::Pending => self.step(at, id, name, &[Step::Staged], Step::Pending),
+            NodeReport::Ready => self.step(at, id, name, &[Step::Staged, Step::Pending], Step::Ready),
+            NodeReport::Started => self.step(at, id, name, &[Step::Go], Step::Started),
+            NodeReport::Settled { current } => self.settled(at, id, name, current),
+            NodeReport::Regressed { current, why } => self.regressed(at, id, name, current, why.as_deref()),
+            NodeReport::Failed { step, why } => self.failed(at, id, name, *step, why),
+        }?;
+        Ok(Accepted::Done)
+    }
+
+    fn step(&mut self, at: At, id: UpdateId, name: &NodeName, from: &[Step], to: Step) -> Result<(), Rejection> {
+        self.change_progress(id, name, |progress| {
+            if !from.contains(&progress.step) {
+                return Err(Rejection::Outdated);
+            }
+            progress.step = to;
+            progress.since = at.time;
+            Ok(())
+        })
+    }
+
+    fn change_progress(
+        &mut self,
+        id: UpdateId,
+        name: &NodeName,
+        change: impl FnOnce(&mut NodeProgress) -> Result<(), Rejection>,
+    ) -> Result<(), Rejection> {
+        let mut update = self.update(id)?.clone();
+        change(update.nodes.get_mut(name).ok_or(Rejection::Outdated)?)?;
+        self.updates.put(id, update);
+        Ok(())
+    }
+
+    fn voted(&mut self, at: At, id: UpdateId, name: &NodeName, ballots: &[BallotCast]) -> Result<(), Rejection> {
+        let mut update = self.update(id)?.clone();
+        let merged = merge_ballots(&update, name, ballots);
+        let progress = update.nodes.get_mut(name).ok_or(Rejection::Outdated)?;
+        if progress.changed || progress.step > Step::Ready {
+            return Err(Rejection::Outdated);
+        }
+        let first = progress.step < Step::Voted;
+        if !first && progress.ballots == merged {
+            return Ok(());
+        }
+        let new_vetoes: Vec<String> = merged
+            .iter()
+            .filter(|ballot| !progress.ballots.contains(ballot))
+            .filter_map(|ballot| Some(format!("{} on node {name} vetoed {id}: {}", ballot.process.name, ballot.standing_veto()?)))
+            .collect();
+        progress.ballots = merged;
+        if first {
+            progress.step = Step::Voted;
+            progress.since = at.time;
+        }
+        update.ballot_revision += 1;
+        let lapsed_only = update.phase == Phase::Vetoed && has_lapsed_veto(&update);
+        self.updates.put(id, update);
+        for text in new_vetoes {
+            self.note(at, EventKind::Veto, About::both(id, name), text);
+        }
+        // A veto that lapsed moves nothing by itself: the user who was called decides.
+        if lapsed_only { Ok(()) } else { self.count_ballots(at, id) }
+    }
+
+    /// Works out what the ballots mean for the phase.
+    pub(super) fn count_ballots(&mut self, at: At, id: UpdateId) -> Result<(), Rejection> {
+        let update = self.update(id)?;
+        let vetoed = update.nodes.values().any(|node| node.ballots.iter().any(|ballot| ballot.standing_veto().is_some()));
+        let all_voted = update.nodes.values().all(|node| node.step >= Step::Voted);
+        let changed = update.nodes.values().any(|node| node.changed);
+        match update.phase {
+            Phase::Asking if all_voted && vetoed => self.enter(at, id, Phase::Vetoed),
+            Phase::Asking | Phase::Vetoed if all_voted && !vetoed => {
+                self.enter(at, id, Phase::Distributing)?;
+                self.when_all_staged(at, id)
+            }
+            Phase::Vetoed if !all_voted => self.enter(at, id, Phase::Asking),
+            Phase::Distributing if vetoed => self.back_to_vetoed(at, id),
+            Phase::Wave { .. } if vetoed && !changed => self.back_to_vetoed(at, id),
+            Phase::Wave { wave } if vetoed => self.enter(at, id, Phase::Held { wave }),
+            _ => Ok(()),
+        }
+    }
+
+    /// A late veto before the first changeover: nodes that were getting ready let go again.
+    fn back_to_vetoed(&mut self, at: At, id: UpdateId) -> Result<(), Rejection> {
+        let mut update = self.update(id)?.clone();
+        for progress in update.nodes.values_mut().filter(|p| matches!(p.step, Step::Pending | Step::Ready)) {
+            progress.step = Step::Staged;
+            progress.since = at.time;
+        }
+        self.updates.put(id, update);
+        self.enter(at, id, Phase::Vetoed)
+    }
+
+    fn when_all_staged(&mut self, at: At, id: UpdateId) -> Result<(), Rejection> {
+        let update = self.update(id)?;
+        if update.phase == Phase::Distributing && update.nodes.values().all(|node| node.step >= Step::Staged) {
+            self.enter(at, id, Phase::Wave { wave: 0 })?;
+            return self.when_wave_done(at, id);
+        }
+        Ok(())
+    }
+
+    /// After a wave the next one, after the last the check.
+    fn when_wave_done(&mut self, at: At, id: UpdateId) -> Result<(), Rejection> {
+        loop {
+            let update = self.update(id)?;
+            let (Phase::Wave { wave }, Some(plan)) = (&update.phase, &update.plan) else { return Ok(()) };
+            let wave = *wave;
+            let done = |name: &NodeName| update.nodes.get(name).is_none_or(|node| node.step >= Step::Settled);
+            match plan.waves.get(wave as usize) {
+                Some(nodes) if !nodes.iter().all(done) => return Ok(()),
+                Some(_) if (wave as usize) + 1 < plan.waves.len() => self.enter(at, id, Phase::Wave { wave: wave + 1 })?,
+                _ => return self.enter(at, id, Phase::Verifying),
+            }
+        }
+    }
+
+    pub(super) fn go(&mut self, at: At, id: UpdateId, nodes: &BTreeSet<NodeName>) -> Response {
+        let mut update = self.update(id)?.clone();
+        let (Phase::Wave { wave }, Some(plan)) = (&update.phase, &update.plan) else { return Err(Rejection::Outdated) };
+        let in_wave = plan.waves.get(*wave as usize).cloned().unwrap_or_default();
+        for name in nodes {
+            let progress = update.nodes.get_mut(name).filter(|node| node.step == Step::Ready && in_wave.contains(name));
+            let progress = progress.ok_or(Rejection::Outdated)?;
+            progress.step = Step::Go;
+            progress.since = at.time;
+            progress.changed = true;
+        }
+        self.updates.put(id, update);
+        Ok(Accepted::Done)
+    }
+
+    fn settled(&mut self, at: At, id: UpdateId, name: &NodeName, current: &Generation) -> Result<(), Rejection> {
+        self.step(at, id, name, &[Step::Go, Step::Started], Step::Settled)?;
+        self.installed(at, name, current)?;
+        self.when_wave_done(at, id)
+    }
+
+    fn regressed(&mut self, at: At, id: UpdateId, name: &NodeName, current: &Generation, why: Option<&str>) -> Result<(), Rejection> {
+        self.change_progress(id, name, |progress| {
+            if progress.step == Step::Regressed {
+                return Err(Rejection::Outdated);
+            }
+            progress.step = Step::Regressed;
+            progress.since = at.time;
+            if let Some(why) = why {
+                progress.failure = Some(why.to_owned());
+            }
+            Ok(())
+        })?;
+        self.installed(at, name, current)?;
+        if let Some(why) = why {
+            self.note(at, EventKind::NodeFailed, About::both(id, name), format!("node {name} went back by itself: {why}"));
+            return self.after_failure(at, id, why);
+        }
+        self.when_all_back(at, id)
+    }
+
+    fn failed(&mut self, at: At, id: UpdateId, name: &NodeName, step: Step, why: &str) -> Result<(), Rejection> {
+        self.change_progress(id, name, |progress| {
+            if matches!(progress.step, Step::Failed | Step::Regressed) {
+                return Err(Rejection::Outdated);
+            }
+            progress.step = Step::Failed;
+            progress.since = at.time;
+            progress.failure = Some(why.to_owned());
+            Ok(())
+        })?;
+        self.note(at, EventKind::NodeFailed, About::both(id, name), format!("node {name} failed after {step}: {why}"));
+        self.after_failure(at, id, why)
+    }
+
+    pub(super) fn away(&mut self, at: At, id: UpdateId, name: &NodeName) -> Response {
+        let update = self.update(id)?;
+        let progress = update.nodes.get(name).ok_or(Rejection::Outdated)?;
+        let over = match update.phase {
+            Phase::Ended { .. } => true,
+            Phase::Regressing => !progress.changed || matches!(progress.step, Step::Regressed | Step::Failed),
+            _ => progress.step >= Step::Settled,
+        };
+        if over {
+            return Err(Rejection::Outdated);
+        }
+        let why = format!("node {name} has been away for too long");
+        let changed = progress.changed;
+        self.change_progress(id, name, |progress| {
+            progress.step = if changed { Step::Failed } else { Step::Away };
+            progress.since = at.time;
+            progress.failure = Some(why.clone());
+            Ok(())
+        })?;
+        self.note(at, EventKind::NodeAway, About::both(id, name), why.clone());
+        self.after_failure(at, id, &why)?;
+        Ok(Accepted::Done)
+    }
+
+    /// What a node's failure means for the update.
+    fn after_failure(&mut self, at: At, id: UpdateId, why: &str) -> Result<(), Rejection> {
+        let update = self.update(id)?;
+        let phase = update.phase.clone();
+        let changed = update.nodes.values().any(|node| node.changed);
+        let on_failure = if self.cannot_go_back(update) { OnFailure::Hold } else { update.request.options.on_failure };
+        match phase {
+            Phase::Ended { .. } => Ok(()),
+            Phase::Regressing => self.when_all_back(at, id),
+            _ if !changed => self.end(at, id, Outcome::Aborted, Some(why.to_owned())),
+            Phase::Wave { .. } if on_failure == OnFailure::RegressNode => self.when_wave_done(at, id),
+            Phase::Wave { wave } if on_failure == OnFailure::Hold => self.enter(at, id, Phase::Held { wave }),
+            // A user decides about this failure too.
+            Phase::Held { .. } if on_failure != OnFailure::RegressAll => Ok(()),
+            _ => self.go_back(at, id, why),
+        }
+    }
+
+    /// Whether a package of the update says that its data cannot go back.
+    fn cannot_go_back(&self, update: &Update) -> bool {
+        let Some(plan) = &update.plan else { return false };
+        let mut changes = plan.nodes.values().flat_map(|node| &node.changes);
+        changes.any(|change| {
+            let package = change.to.as_ref().and_then(|id| self.packages.get(id));
+            package.is_some_and(|package| package.manifest.regress == crate::model::Regress::No)
+        })
+    }
+
+    /// Everything that was changed goes back.
+    pub(super) fn go_back(&mut self, at: At, id: UpdateId, why: &str) -> Result<(), Rejection> {
+        let mut update = self.update(id)?.clone();
+        update.reason = Some(why.to_owned());
+        self.updates.put(id, update);
+        self.enter(at, id, Phase::Regressing)?;
+        self.when_all_back(at, id)
+    }
+
+    pub(super) fn go_on_after_hold(&mut self, at: At, id: UpdateId) -> Result<(), Rejection> {
+        let Phase::Held { wave } = self.update(id)?.phase else { return Err(Rejection::Outdated) };
+        self.enter(at, id, Phase::Wave { wave })?;
+        self.when_wave_done(at, id)
+    }
+
+    fn when_all_back(&mut self, at: At, id: UpdateId) -> Result<(), Rejection> {
+        let update = self.update(id)?;
+        if update.phase != Phase::Regressing {
+            return Ok(());
+        }
+        let mut changed = update.nodes.values().filter(|node| node.changed);
+        if changed.clone().any(|node| !matches!(node.step, Step::Regressed | Step::Failed)) {
+            return Ok(());
+        }
+        let outcome = if changed.any(|node| node.step == Step::Failed) { Outcome::RegressFailed } else { Outcome::Regressed };
+        let reason = update.reason.clone();
+        self.end(at, id, outcome, reason)
+    }
+
+    pub(super) fn verified(&mut self, at: At, id: UpdateId, discrepancies: &[Discrepancy]) -> Response {
+        let mut update = self.update(id)?.clone();
+        if update.phase != Phase::Verifying {
+            return Err(Rejection::Outdated);
+        }
+        update.discrepancies = discrepancies.to_vec();
+        let mut left_out = update.plan.iter().flat_map(|plan| plan.left_out.values());
+        let partly = update.nodes.values().any(|node| node.step != Step::Settled)
+            || left_out.any(|why| [LEFT_OUT_AWAY, LEFT_OUT_BY_DECISION].contains(&why.as_str()));
+        let outcome = match (discrepancies.is_empty(), partly) {
+            (false, _) => Outcome::CompletedWithDiscrepancies,
+            (true, true) => Outcome::CompletedInPart,
+            (true, false) => Outcome::Completed,
+        };
+        let reason = update.reason.clone();
+        self.updates.put(id, update);
+        for discrepancy in discrepancies {
+            self.note(at, EventKind::Discrepancy, About::both(id, &discrepancy.node), discrepancy.to_string());
+        }
+        self.end(at, id, outcome, reason)?;
+        Ok(Accepted::Done)
+    }
+
+    fn installed(&mut self, at: At, name: &NodeName, current: &Generation) -> Result<(), Rejection> {
+        let mut node = self.node(name)?.clone();
+        if node.current != *current {
+            let old = std::mem::replace(&mut node.current, current.clone());
+            node.kept.remove(&current.number);
+            node.kept.insert(old.number, old);
+            node.version = at.index;
+            self.nodes.put(name.clone(), node);
+        }
+        Ok(())
+    }
+
+    /// The update enters a phase.
+    pub(super) fn enter(&mut self, at: At, id: UpdateId, phase: Phase) -> Result<(), Rejection> {
+        let mut update = self.update(id)?.clone();
+        if update.phase != phase {
+            update.phase = phase;
+            update.since = at.time;
+            let text = format!("{id} is {}", update.phase);
+            self.updates.put(id, update);
+            self.note(at, EventKind::UpdatePhase, About::update(id), text);
+        }
+        Ok(())
+    }
+
+    /// The update ends.
+    pub(super) fn end(&mut self, at: At, id: UpdateId, outcome: Outcome, reason: Option<String>) -> Result<(), Rejection> {
+        let mut update = self.update(id)?.clone();
+        update.reason = reason;
+        self.updates.put(id, update.clone());
+        self.enter(at, id, Phase::Ended { outcome })?;
+        let done = matches!(outcome, Outcome::Completed | Outcome::CompletedInPart | Outcome::CompletedWithDiscrepancies);
+        for (name, progress) in &update.nodes {
+            match progress.step {
+                Step::Settled if done => self.should_have(at, &update, name),
+                Step::Regressed => self.bury(at, &update, name),
+                _ => {}
+            }
+        }
+        if done {
+            self.classes_should_have(at, &update);
+        }
+        Ok(())
+    }
+
+    /// What a node should have is what it was given.
+    fn should_have(&mut self, at: At, update: &Update, name: &NodeName) {
+        let (Some(mut node), Some(plan)) = (self.nodes.get(name).cloned(), update.plan.as_ref()) else { return };
+        for change in plan.nodes.get(name).into_iter().flat_map(|plan| &plan.changes) {
+            match change.to {
+                Some(id) => node.should.insert(change.name.clone(), id),
+                None => node.should.remove(&change.name),
+            };
+            if let (UpdateKind::Regress, Some(package)) = (update.request.kind, change.from) {
+                let key = TombstoneKey { package, node: name.clone() };
+                self.tombstones.put(key, Tombstone { update: update.id, at: at.time });
+            } else if let Some(package) = change.to {
+                self.tombstones.remove(&TombstoneKey { package, node: name.clone() });
+            }
+        }
+        node.version = at.index;
+        self.nodes.put(name.clone(), node);
+    }
+
+    /// What was regressed on a node is not installed there again unless someone says so.
+    fn bury(&mut self, at: At, update: &Update, name: &NodeName) {
+        let Some(plan) = update.plan.as_ref() else { return };
+        for package in plan.nodes.get(name).into_iter().flat_map(|plan| &plan.changes).filter_map(|change| change.to) {
+            let key = TombstoneKey { package, node: name.clone() };
+            self.tombstones.put(key, Tombstone { update: update.id, at: at.time });
+        }
+    }
+
+    fn classes_should_have(&mut self, at: At, update: &Update) {
+        for (name, packages) in &update.request.targets.classes {
+            let Some(mut class) = self.classes.get(name).cloned() else { continue };
+            for id in packages {
+                if let Some(package) = self.packages.get(id) {
+                    class.should.insert(package.manifest.name.clone(), *id);
+                }
+            }
+            class.version = at.index;
+            self.classes.put(name.clone(), class);
+        }
+    }
+}
+
+fn has_lapsed_veto(update: &Update) -> bool {
+    let lapsed = |ballot: &BallotCast| ballot.lapsed && !ballot.overruled && matches!(ballot.answer, Answer::Veto { .. });
+    update.nodes.values().any(|node| node.ballots.iter().any(lapsed))
+}
+
+/// The node's new list of ballots. Whether one is overruled is not the node's to say: what a user overruled stays overruled
+/// for the same process, and a regress that is forced overrules every veto.
+fn merge_ballots(update: &Update, node: &NodeName, new: &[BallotCast]) -> Vec<BallotCast> {
+    let options = &update.request.options;
+    let forced = update.request.kind == UpdateKind::Regress && options.force.is_some();
+    let before = update.nodes.get(node).map_or(&[][..], |progress| &progress.ballots);
+    let decided = update.decisions.iter().flat_map(|taken| &taken.overruled);
+    let overruled: BTreeSet<&ProcessRef> = before
+        .iter()
+        .filter(|ballot| ballot.overruled)
+        .map(|ballot| &ballot.process)
+        .chain(decided.filter(|(name, _)| name == node).map(|(_, process)| process))
+        .collect();
+    let mut merged: Vec<BallotCast> = new
+        .iter()
+        .map(|ballot| {
+            let vetoed = matches!(ballot.answer, Answer::Veto { .. }) && !ballot.lapsed;
+            BallotCast { overruled: overruled.contains(&ballot.process) || (forced && vetoed), ..ballot.clone() }
+        })
+        .collect();
+    merged.sort_by(|a, b| a.process.cmp(&b.process));
+    merged
+}
+
+fn check_report(report: &NodeReport) -> Result<(), Rejection> {
+    let long = |text: &str| text.len() > MAX_REASON_BYTES;
+    let good = match report {
+        NodeReport::Asked { processes } => processes.len() <= MAX_BALLOTS && !processes.iter().any(|p| long(&p.name)),
+        NodeReport::Voted { ballots } => {
+            ballots.len() <= MAX_BALLOTS
+                && !ballots.iter().any(|b| long(&b.process.name) || matches!(&b.answer, Answer::Veto { reason } if long(reason)))
+        }
+        NodeReport::Failed { why, .. } | NodeReport::Regressed { why: Some(why), .. } => !long(why),
+        _ => true,
+    };
+    if good { Ok(()) } else { Err(Rejection::Evidence { what: "the node's report is longer than is allowed".into() }) }
+}

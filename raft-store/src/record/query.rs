@@ -1,0 +1,113 @@
+//! What is asked of the record: pure functions that read it.
+
+use serde::{Deserialize, Serialize};
+
+use super::Record;
+use crate::model::{NodeName, Phase, Step, Timestamp, Update, UpdateId};
+
+/// What an update is waiting for, since when, and what a user can do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// For what.
+    pub waiting_for: WaitingFor,
+    /// Since when.
+    pub since: Timestamp,
+    /// What can be done, as commands.
+    pub can: Vec<String>,
+}
+
+/// What an update is waiting for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "waiting_for")]
+pub enum WaitingFor {
+    /// Other updates that hold its nodes.
+    Updates {
+        /// Which.
+        updates: Vec<UpdateId>,
+    },
+    /// Nodes whose processes have not all answered.
+    Answers {
+        /// Which.
+        nodes: Vec<NodeName>,
+    },
+    /// A user's decision about vetoes or a failure.
+    Decision {
+        /// What happened, one sentence each.
+        about: Vec<String>,
+    },
+    /// Nodes that fetch and stage.
+    Staging {
+        /// Which.
+        nodes: Vec<NodeName>,
+    },
+    /// Nodes that change over.
+    Changeover {
+        /// Which, with their step.
+        nodes: Vec<(NodeName, Step)>,
+    },
+    /// The master's check of what is installed.
+    Check,
+    /// Nodes that go back.
+    Regress {
+        /// Which.
+        nodes: Vec<NodeName>,
+    },
+    /// The master, which is about to tell the nodes.
+    Master,
+}
+
+impl Record {
+    /// What this update is waiting for; `None` if it has ended.
+    pub fn waiting(&self, update: &Update) -> Option<Waiting> {
+        let below = |step: Step| update.nodes.iter().filter(move |(_, node)| node.step < step).map(|(name, _)| name.clone()).collect();
+        let cancel = format!("tribune update cancel {}", update.id);
+        let decide = |what: &str| format!("tribune update decide {} {what}", update.id);
+        let (waiting_for, can) = match &update.phase {
+            Phase::Queued { .. } => (WaitingFor::Updates { updates: self.waits_for(update) }, vec![cancel]),
+            Phase::Planned => (WaitingFor::Master, vec![cancel]),
+            Phase::Asking => (WaitingFor::Answers { nodes: below(Step::Voted) }, vec![cancel]),
+            Phase::Vetoed => (
+                WaitingFor::Decision { about: vetoes(update) },
+                vec![decide("--force --why TEXT"), decide("--only NODE"), decide("--without NODE"), decide("--ask-again"), decide("--abort")],
+            ),
+            Phase::Distributing => (WaitingFor::Staging { nodes: below(Step::Staged) }, vec![cancel]),
+            Phase::Wave { wave } => {
+                let nodes = update.plan.as_ref().and_then(|plan| plan.waves.get(*wave as usize)).cloned().unwrap_or_default();
+                let nodes = nodes.into_iter().filter_map(|name| {
+                    let step = update.nodes.get(&name)?.step;
+                    (step < Step::Settled).then_some((name, step))
+                });
+                (WaitingFor::Changeover { nodes: nodes.collect() }, vec![cancel])
+            }
+            Phase::Held { .. } => {
+                (WaitingFor::Decision { about: failures(update) }, vec![decide("--force --why TEXT"), decide("--abort")])
+            }
+            Phase::Verifying => (WaitingFor::Check, vec![cancel]),
+            Phase::Regressing => {
+                let open = update.nodes.iter().filter(|(_, node)| node.changed && node.step < Step::Regressed);
+                (WaitingFor::Regress { nodes: open.map(|(name, _)| name.clone()).collect() }, Vec::new())
+            }
+            Phase::Ended { .. } => return None,
+        };
+        Some(Waiting { waiting_for, since: update.since, can })
+    }
+}
+
+/// One sentence for each veto that stands.
+fn vetoes(update: &Update) -> Vec<String> {
+    let mut sentences = Vec::new();
+    for (name, node) in &update.nodes {
+        for ballot in &node.ballots {
+            if let Some(reason) = ballot.standing_veto() {
+                sentences.push(format!("{} (pid {}) on node {name}: {reason}", ballot.process.name, ballot.process.pid));
+            }
+        }
+    }
+    sentences
+}
+
+/// One sentence for each failure, and each late veto.
+fn failures(update: &Update) -> Vec<String> {
+    let failed = update.nodes.iter().filter_map(|(name, node)| Some(format!("node {name}: {}", node.failure.as_ref()?)));
+    failed.chain(vetoes(update)).collect()
+}

@@ -1,0 +1,295 @@
+//! What users order of updates: submit, decide, cancel; and the plan the master makes for them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::apply::{About, At};
+use super::{KEPT_UPDATES, Record};
+use crate::command::{Accepted, Evidence, Rejection, Response};
+use crate::model::{
+    Answer, Author, Decision, DecisionTaken, EventKind, NodeName, NodeProgress, Outcome, Phase, Plan, RequestId, Span, Step, Update,
+    UpdateId, UpdateRequest,
+};
+
+/// The most updates that are open at a time.
+pub const MAX_OPEN_UPDATES: usize = 1000;
+
+impl Record {
+    pub(super) fn submit(
+        &mut self,
+        at: At,
+        request_id: RequestId,
+        request: UpdateRequest,
+        evidence: Option<&Evidence>,
+        by: Author,
+    ) -> Response {
+        let Some(Evidence::Plan(plan)) = evidence else {
+            return Err(Rejection::Evidence { what: "the plan is missing".into() });
+        };
+        self.check_current(plan)?;
+        if !plan.blockers.is_empty() {
+            return Err(Rejection::Blocked { plan: Box::new(plan.clone()) });
+        }
+        if self.updates.values().filter(|update| !update.phase.ended()).count() >= MAX_OPEN_UPDATES {
+            return Err(Rejection::Limit { what: "open updates".into(), count: MAX_OPEN_UPDATES as u64 });
+        }
+        let mut cluster = self.cluster().cloned().ok_or(Rejection::NotCreated)?;
+        let id = UpdateId(cluster.next_update);
+        cluster.next_update += 1;
+        self.clusters.put(0, cluster);
+        let text = format!("{} submitted {id} for {} nodes", by.name, plan.nodes.len());
+        let behind = self.in_front_of(id, plan.nodes.keys());
+        let queued = !behind.is_empty();
+        let update = Update {
+            id,
+            request_id,
+            request,
+            by,
+            submitted: at.time,
+            phase: if queued { Phase::Queued { behind } } else { Phase::Planned },
+            since: at.time,
+            plan: Some(plan.clone()),
+            ballot_revision: 0,
+            nodes: BTreeMap::new(),
+            decisions: Vec::new(),
+            reason: None,
+            discrepancies: Vec::new(),
+        };
+        self.forget_old_updates();
+        self.note(at, EventKind::UpdateSubmitted, About::update(id), text);
+        self.updates.put(id, update);
+        if !queued {
+            self.begin(at, id)?;
+        }
+        Ok(Accepted::Update { update: id })
+    }
+
+    /// The open updates that were there before and want one of these nodes.
+    fn in_front_of<'a>(&self, id: UpdateId, nodes: impl Iterator<Item = &'a NodeName> + Clone) -> Vec<UpdateId> {
+        self.updates
+            .values()
+            .filter(|other| other.id < id && !other.phase.ended())
+            .filter(|other| other.plan.as_ref().is_some_and(|plan| nodes.clone().any(|node| plan.nodes.contains_key(node))))
+            .map(|other| other.id)
+            .collect()
+    }
+
+    /// The updates a queued one waits for now.
+    pub fn waits_for(&self, update: &Update) -> Vec<UpdateId> {
+        update.plan.as_ref().map_or_else(Vec::new, |plan| self.in_front_of(update.id, plan.nodes.keys()))
+    }
+
+    pub(super) fn set_plan(&mut self, at: At, id: UpdateId, plan: &Plan) -> Response {
+        let mut update = self.update(id)?.clone();
+        if !matches!(update.phase, Phase::Queued { .. }) {
+            return Err(Rejection::Outdated);
+        }
+        self.check_current(plan)?;
+        update.plan = Some(plan.clone());
+        if !plan.blockers.is_empty() {
+            let reason = plan.blockers.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            self.updates.put(id, update);
+            self.end(at, id, Outcome::Rejected, Some(reason))?;
+            return Ok(Accepted::Done);
+        }
+        let behind = self.in_front_of(id, plan.nodes.keys());
+        if behind.is_empty() {
+            self.updates.put(id, update);
+            self.begin(at, id)?;
+        } else {
+            update.phase = Phase::Queued { behind };
+            self.updates.put(id, update);
+        }
+        Ok(Accepted::Done)
+    }
+
+    /// Nothing a plan was made from has changed since.
+    fn check_current(&self, plan: &Plan) -> Result<(), Rejection> {
+        for (key, seen) in &plan.read {
+            if self.version_of(key) != Some(*seen) {
+                return Err(Rejection::PlanOutdated { key: key.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    /// The version of what a plan read: `node/NAME` or `class/NAME`.
+    pub fn version_of(&self, key: &str) -> Option<u64> {
+        match key.split_once('/')? {
+            ("node", name) => Some(self.nodes.get(&name.parse().ok()?)?.version),
+            ("class", name) => Some(self.classes.get(&name.parse().ok()?)?.version),
+            _ => None,
+        }
+    }
+
+    /// A planned update begins to ask.
+    fn begin(&mut self, at: At, id: UpdateId) -> Result<(), Rejection> {
+        let mut update = self.update(id)?.clone();
+        let Some(plan) = &update.plan else { return Err(Rejection::Outdated) };
+        update.nodes = plan.nodes.keys().map(|name| (name.clone(), self.fresh_progress(at, name))).collect();
+        self.updates.put(id, update);
+        self.enter(at, id, Phase::Asking)
+    }
+
+    fn fresh_progress(&self, at: At, name: &NodeName) -> NodeProgress {
+        NodeProgress {
+            step: Step::Planned,
+            since: at.time,
+            round: 1,
+            ballots: Vec::new(),
+            changed: false,
+            failure: None,
+            before: self.nodes.get(name).map_or(0, |node| node.current.number),
+        }
+    }
+
+    pub(super) fn decide(
+        &mut self,
+        at: At,
+        id: UpdateId,
+        seen: u64,
+        decision: Decision,
+        evidence: Option<&Evidence>,
+        by: Author,
+    ) -> Response {
+        let mut update = self.update(id)?.clone();
+        let phase = |why: &str| Rejection::Phase { update: id, phase: update.phase.to_string(), why: why.to_owned() };
+        match (&update.phase, &decision) {
+            (Phase::Vetoed, _) | (Phase::Held { .. }, Decision::Abort | Decision::Force { .. }) => {}
+            (Phase::Held { .. }, _) => return Err(phase("it can go on (--force) or go back (--abort)")),
+            _ => return Err(phase("there is nothing to decide")),
+        }
+        if seen != update.ballot_revision {
+            return Err(Rejection::BallotsChanged { seen, now: update.ballot_revision });
+        }
+        let text = format!("{} decided on {id}: {}", by.name, decision_words(&decision));
+        let overruled = if matches!(decision, Decision::Force { .. }) { overrule(&mut update) } else { Vec::new() };
+        update.decisions.push(DecisionTaken { decision: decision.clone(), by, at: at.time, ballot_revision: seen, overruled });
+        let held = matches!(update.phase, Phase::Held { .. });
+        match &decision {
+            Decision::AskAgain => ask_again(at, &mut update),
+            Decision::Only { nodes } => {
+                if let Some(Evidence::Plan(plan)) = evidence {
+                    self.check_current(plan)?;
+                }
+                narrow(&mut update, nodes, evidence)?;
+            }
+            Decision::Force { .. } | Decision::Abort => {}
+        }
+        self.updates.put(id, update);
+        self.note(at, EventKind::Decision, About::update(id), text);
+        match decision {
+            Decision::Abort if held => self.go_back(at, id, "a user decided so")?,
+            Decision::Abort => self.end(at, id, Outcome::Aborted, Some("a user decided so".into()))?,
+            Decision::Force { .. } if held => self.go_on_after_hold(at, id)?,
+            Decision::AskAgain => {
+                self.enter(at, id, Phase::Asking)?;
+                self.count_ballots(at, id)?;
+            }
+            Decision::Force { .. } | Decision::Only { .. } => self.count_ballots(at, id)?,
+        }
+        Ok(Accepted::Update { update: id })
+    }
+
+    pub(super) fn decide_expired(&mut self, at: At, id: UpdateId, waited: Span) -> Response {
+        let update = self.update(id)?;
+        if waited < update.request.options.decide_within {
+            return Err(Rejection::Outdated);
+        }
+        let why = format!("nobody decided within {}", update.request.options.decide_within);
+        match update.phase {
+            Phase::Vetoed => self.end(at, id, Outcome::Aborted, Some(why))?,
+            Phase::Held { .. } => self.go_back(at, id, &why)?,
+            _ => return Err(Rejection::Outdated),
+        }
+        Ok(Accepted::Done)
+    }
+
+    pub(super) fn cancel(&mut self, at: At, id: UpdateId, by: &Author) -> Response {
+        let update = self.update(id)?;
+        let why = format!("{} cancelled it", by.name);
+        let changed = update.nodes.values().any(|node| node.changed);
+        match update.phase {
+            Phase::Ended { .. } | Phase::Regressing => {
+                let phase = update.phase.to_string();
+                return Err(Rejection::Phase { update: id, phase, why: "there is nothing to cancel".into() });
+            }
+            _ if changed => self.go_back(at, id, &why)?,
+            _ => self.end(at, id, Outcome::Aborted, Some(why))?,
+        }
+        Ok(Accepted::Update { update: id })
+    }
+
+    /// Ended updates beyond the last thousand are dropped.
+    fn forget_old_updates(&mut self) {
+        while self.updates.len() >= KEPT_UPDATES + MAX_OPEN_UPDATES {
+            let oldest = self.updates.values().find(|update| update.phase.ended()).map(|update| update.id);
+            let Some(oldest) = oldest else { return };
+            self.updates.remove(&oldest);
+        }
+    }
+
+    pub(super) fn update(&self, id: UpdateId) -> Result<&Update, Rejection> {
+        self.updates.get(&id).ok_or(Rejection::UnknownUpdate { update: id })
+    }
+}
+
+fn decision_words(decision: &Decision) -> String {
+    match decision {
+        Decision::Force { why } => format!("force ({why})"),
+        Decision::Only { nodes } => {
+            format!("only {}", nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+        }
+        Decision::AskAgain => "ask again".into(),
+        Decision::Abort => "abort".into(),
+    }
+}
+
+/// Marks every standing veto as overruled and returns whose they were.
+fn overrule(update: &mut Update) -> Vec<(NodeName, crate::model::ProcessRef)> {
+    let mut overruled = Vec::new();
+    for (name, node) in &mut update.nodes {
+        for ballot in node.ballots.iter_mut().filter(|ballot| ballot.standing_veto().is_some()) {
+            ballot.overruled = true;
+            overruled.push((name.clone(), ballot.process.clone()));
+        }
+    }
+    update.ballot_revision += u64::from(!overruled.is_empty());
+    overruled
+}
+
+/// The nodes where a veto was cast ask again.
+fn ask_again(at: At, update: &mut Update) {
+    let vetoed = |ballot: &crate::model::BallotCast| matches!(ballot.answer, Answer::Veto { .. }) && !ballot.overruled;
+    for node in update.nodes.values_mut().filter(|node| node.ballots.iter().any(vetoed)) {
+        node.step = Step::Planned;
+        node.since = at.time;
+        node.round += 1;
+        // Who was overruled cannot veto this update again.
+        node.ballots.retain(|ballot| ballot.overruled);
+    }
+    update.ballot_revision += 1;
+}
+
+/// Goes on with some nodes: a new plan without the others.
+fn narrow(update: &mut Update, nodes: &BTreeSet<NodeName>, evidence: Option<&Evidence>) -> Result<(), Rejection> {
+    if let Some(node) = nodes.iter().find(|node| !update.nodes.contains_key(*node)) {
+        return Err(Rejection::Evidence { what: format!("node {node} is not in {}", update.id) });
+    }
+    if nodes.is_empty() {
+        return Err(Rejection::Evidence { what: "no node would be left; use --abort to change nothing".into() });
+    }
+    let Some(Evidence::Plan(plan)) = evidence else {
+        return Err(Rejection::Evidence { what: "the plan is missing".into() });
+    };
+    if !plan.blockers.is_empty() {
+        return Err(Rejection::Blocked { plan: Box::new(plan.clone()) });
+    }
+    if plan.nodes.keys().ne(nodes) {
+        return Err(Rejection::Evidence { what: "the plan is for other nodes".into() });
+    }
+    let revision = update.plan.as_ref().map_or(1, |old| old.revision + 1);
+    update.plan = Some(Plan { revision, ..plan.clone() });
+    update.nodes.retain(|name, _| nodes.contains(name));
+    update.ballot_revision += 1;
+    Ok(())
+}

@@ -1,0 +1,7 @@
+//! The record, changed from outside by entries alone.
+
+#![allow(clippy::unwrap_used)]
+
+mod fleet;
+mod replay;
+mod stories;

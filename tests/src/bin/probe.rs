@@ -1,0 +1,160 @@
+//! A process for tests: it is a module of a package, writes down everything its node tells it, and does what a test tells it.
+//!
+//! Its log is its output, one JSON object a line (see `tribune_tests::probe::Entry`). A test speaks to it over the Unix socket
+//! `PROBES/PACKAGE.MODULE` beside the node's process socket, a line at a time, each answered with `ok`:
+//!
+//! | line | what it does |
+//! | --- | --- |
+//! | `accept` | accepts proposals; so it begins |
+//! | `veto REASON` | vetoes them |
+//! | `defer MS REASON` | defers them |
+//! | `slow MS` | accepts after so long |
+//! | `slow-ready MS` | takes so long to its safe point |
+//! | `late-veto UPDATE REASON` | vetoes an update after it has answered |
+//! | `exit CODE` | ends |
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::process::exit;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tribune_process::{
+    Aborted, Ballot, ChangeoverDone, ChangeoverPending, HandOver, Handler, OutcomeTold, Overruled, Process, Proposal, Resume, Session,
+};
+use tribune_tests::probe::{Entry, Said};
+
+#[derive(Debug, Clone)]
+struct Script {
+    ballot: Ballot,
+    slow: Duration,
+    slow_ready: Duration,
+}
+
+type Shared = Arc<Mutex<Script>>;
+
+struct Probe {
+    script: Shared,
+}
+
+fn log(said: Said) {
+    let mut out = std::io::stdout().lock();
+    // Without its log the test fails by itself.
+    let _ = serde_json::to_writer(&mut out, &Entry::now(said));
+    let _ = out.write_all(b"\n").and_then(|()| out.flush());
+}
+
+impl Probe {
+    fn script(&self) -> Script {
+        self.script.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Handler for Probe {
+    fn on_proposal(&mut self, proposal: &Proposal) -> Ballot {
+        let proposal = serde_json::to_value(proposal).unwrap_or_default();
+        log(Said::Proposal { proposal });
+        let script = self.script();
+        // What a test asks for: a process that takes its time.
+        std::thread::sleep(script.slow);
+        log(Said::Answered { answer: format!("{:?}", script.ballot) });
+        script.ballot
+    }
+
+    fn on_overruled(&mut self, told: &Overruled) {
+        log(Said::Overruled { update: told.update.clone(), by: told.by.clone(), why: told.why.clone() });
+    }
+
+    fn on_changeover_pending(&mut self, told: &ChangeoverPending) {
+        log(Said::Pending { update: told.update.clone() });
+        std::thread::sleep(self.script().slow_ready);
+        log(Said::Ready { update: told.update.clone() });
+    }
+
+    fn on_hand_over(&mut self, told: &HandOver) -> Option<String> {
+        log(Said::HandOver { update: told.update.clone() });
+        None
+    }
+
+    fn on_resume(&mut self, told: &Resume) {
+        log(Said::Resume { update: told.update.clone() });
+    }
+
+    fn on_changeover_done(&mut self, told: &ChangeoverDone) {
+        log(Said::Done { update: told.update.clone() });
+    }
+
+    fn on_aborted(&mut self, told: &Aborted) {
+        log(Said::Aborted { update: told.update.clone() });
+    }
+
+    fn on_outcome(&mut self, told: &OutcomeTold) {
+        log(Said::Outcome { update: told.update.clone(), outcome: format!("{:?}", told.outcome) });
+    }
+
+    fn on_error(&mut self, message: &str) {
+        log(Said::Error { message: message.to_owned() });
+    }
+}
+
+fn main() -> Result<()> {
+    let module = std::env::var("TRIBUNE_MODULE").context("TRIBUNE_MODULE is not set")?;
+    let version = std::env::var("TRIBUNE_VERSION").unwrap_or_default();
+    let script = Arc::new(Mutex::new(Script { ballot: Ballot::Accept, slow: Duration::ZERO, slow_ready: Duration::ZERO }));
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    log(Said::Started { module: module.clone(), version: version.clone(), args: args.clone() });
+    if args.iter().any(|arg| arg == "--fail") {
+        exit(1);
+    }
+    let control = listen(&module)?;
+    let session = Process::connect()?.version(version).serve(Probe { script: script.clone() })?;
+    log(Said::Listening);
+    for connection in control.incoming() {
+        obey(connection?, &script, &session)?;
+    }
+    Ok(())
+}
+
+/// The control socket, in place of that of the process before.
+fn listen(module: &str) -> Result<UnixListener> {
+    let socket = std::env::var_os("TRIBUNE_SOCKET").context("TRIBUNE_SOCKET is not set")?;
+    let folder = PathBuf::from(socket).with_file_name("probes");
+    std::fs::create_dir_all(&folder)?;
+    let path = folder.join(module.replace('/', "."));
+    let fresh = folder.join(format!("{}", std::process::id()));
+    let listener = UnixListener::bind(&fresh)?;
+    std::fs::rename(&fresh, path)?;
+    Ok(listener)
+}
+
+fn obey(stream: UnixStream, script: &Shared, session: &Session) -> Result<()> {
+    let mut answers = stream.try_clone()?;
+    for line in BufReader::new(stream).lines() {
+        let line = line?;
+        let (word, rest) = line.split_once(' ').unwrap_or((&line, ""));
+        let millis = |text: &str| text.parse().map(Duration::from_millis).with_context(|| format!("{text:?} is no number"));
+        {
+            let mut script = script.lock().unwrap_or_else(PoisonError::into_inner);
+            match word {
+                "accept" => (script.ballot, script.slow) = (Ballot::Accept, Duration::ZERO),
+                "veto" => script.ballot = Ballot::Veto(rest.to_owned()),
+                "defer" => {
+                    let (time, reason) = rest.split_once(' ').unwrap_or((rest, ""));
+                    script.ballot = Ballot::Defer(millis(time)?, reason.to_owned());
+                }
+                "slow" => script.slow = millis(rest)?,
+                "slow-ready" => script.slow_ready = millis(rest)?,
+                "late-veto" => {
+                    let (update, reason) = rest.split_once(' ').unwrap_or((rest, ""));
+                    session.veto(update, reason)?;
+                }
+                "exit" => exit(rest.parse().unwrap_or(1)),
+                other => bail!("{other:?} is no order for a probe"),
+            }
+        }
+        answers.write_all(b"ok\n")?;
+    }
+    Ok(())
+}
