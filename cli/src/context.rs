@@ -154,9 +154,8 @@ impl Context {
     /// # Errors
     /// When it is not there: the error names the last ones.
     pub async fn update(&mut self, update: UpdateId, after: Option<u64>) -> Done<UpdateInfo> {
-        let asked = match self.client().await? {
-            client => client.ask(&ApiRequest::Query(Query::Update { update, after }), self.global.patience()).await,
-        };
+        let patience = self.global.patience();
+        let asked = self.client().await?.ask(&ApiRequest::Query(Query::Update { update, after }), patience).await;
         match asked {
             Ok(ApiResponse::Update(info)) => Ok(*info),
             Ok(_) => Err(unexpected("the update")),

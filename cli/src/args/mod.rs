@@ -14,8 +14,8 @@ use clap_complete::Shell;
 use tribune_node::client::Peer;
 use tribune_raft_store::model::Span;
 
-pub use fleet::{AdminCommand, ClassCommand, EventsArgs, LocalCommand, LocalRegressArgs, LogsArgs, NodeCommand, ProcessCommand};
-pub use node::{InitArgs, JoinArgs, NewNodeArgs, TokenCommand, TokenCreateArgs};
+pub use fleet::{AdminCommand, ClassCommand, EventsArgs, LocalCommand, NodeCommand, ProcessCommand};
+pub use node::{InitArgs, JoinArgs, TokenCommand, TokenCreateArgs};
 pub use package::{ImageCommand, PackageCommand};
 pub use update::{DecideArgs, PlanArgs, RegressArgs, SubmitArgs, TargetArgs, UpdateCommand};
 

@@ -15,7 +15,7 @@ use crate::output::fleet;
 use crate::output::words::list;
 use crate::problem::{Done, Problem, plain};
 
-use super::{DoneView, show_done};
+use super::show_done;
 
 /// `status`.
 pub async fn status(context: &mut Context) -> Done {

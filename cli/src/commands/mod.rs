@@ -16,7 +16,6 @@ use serde::Serialize;
 
 use crate::args::{Cli, Command};
 use crate::context::Context;
-use crate::exit::Exit;
 use crate::output::Printer;
 use crate::problem::{Done, Problem, plain};
 
@@ -47,8 +46,8 @@ fn dispatch(cli: Cli) -> Done<ExitCode> {
     let Cli { global, command } = cli;
     match command {
         Command::Shim => Ok(tribune_keeper::shim_main()),
-        Command::Agent => setup::agent(&global),
-        Command::Run => setup::run(&global),
+        Command::Agent => Ok(setup::agent(&global)),
+        Command::Run => Ok(setup::run(&global)),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tribune", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

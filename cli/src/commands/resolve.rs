@@ -203,13 +203,13 @@ pub fn regress_targets(args: &RegressArgs, fleet: &Fleet) -> Done<Targets> {
 fn go_back_to(args: &RegressArgs, info: &NodeInfo, fleet: &Fleet) -> Done<BTreeSet<PackageId>> {
     let one = |package: &PackageRef| match package.version {
         Some(_) => fleet.package(package),
-        None => version_before(package, info, fleet),
+        None => version_before(package, info),
     };
     args.package.iter().map(one).collect()
 }
 
 /// What the node had of this package before what it has now.
-fn version_before(package: &PackageRef, info: &NodeInfo, fleet: &Fleet) -> Done<PackageId> {
+fn version_before(package: &PackageRef, info: &NodeInfo) -> Done<PackageId> {
     let node = &info.node;
     let Some(now) = node.current.packages.get(&package.name) else {
         let has = texts(node.current.packages.keys());

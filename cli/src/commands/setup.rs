@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde::Serialize;
-use tracing_subscriber::EnvFilter;
 use tribune_node::client::new_token;
-use tribune_node::{InitOptions, JoinOptions, init as make, join as come_in};
+use tribune_node::init::{InitOptions, init as make};
+use tribune_node::join::{JoinOptions, join as come_in};
 use tribune_raft_store::command::UserCommand;
 use tribune_raft_store::model::Signature;
 
@@ -21,28 +21,14 @@ use crate::problem::{Done, Problem, plain};
 
 /// The longest join token that is read.
 const LONGEST_TOKEN: u64 = 1024;
-/// What is logged unless `TRIBUNE_LOG` says otherwise.
-const LOGGED: &str = "info";
-
-/// Logs go to standard error; `TRIBUNE_LOG` says what is logged, such as `debug` or `tribune_node=debug`.
-fn start_log() {
-    let filter = EnvFilter::try_from_env("TRIBUNE_LOG").unwrap_or_else(|_| EnvFilter::new(LOGGED));
-    // A second subscriber is refused, and the first goes on.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
-}
-
 /// `run`: this node, until it is told to stop.
-pub fn run(global: &Global) -> Done<ExitCode> {
-    start_log();
-    tribune_node::run(&global.data).map_err(plain)?;
-    Ok(Exit::Done.into())
+pub fn run(global: &Global) -> ExitCode {
+    tribune_node::run::run(&global.data)
 }
 
 /// `agent`: everything of a node but its keeper, which starts it.
-pub fn agent(global: &Global) -> Done<ExitCode> {
-    start_log();
-    tribune_node::run_agent(&global.data).map_err(plain)?;
-    Ok(Exit::Done.into())
+pub fn agent(global: &Global) -> ExitCode {
+    tribune_node::run::run_agent(&global.data)
 }
 
 /// `initialised`: a cluster was made.

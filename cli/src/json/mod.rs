@@ -13,10 +13,10 @@ use serde::Serialize;
 
 use crate::problem::Problem;
 
-pub use fleet::{ClassView, EventView, LogView, NodeView, ProcessView, StatusView};
+pub use fleet::{ClassView, EventView, LogView, NodeView, ProcessView, StatusView, raft_role};
 pub use local::{GenerationView, LocalView};
 pub use package::{FileView, PackageView, TargetsView};
-pub use plan::{DiscrepancyView, PlanView};
+pub use plan::PlanView;
 pub use update::{SummaryView, UpdateView};
 
 /// The version of all documents. It is raised when a field goes or changes its meaning, not when one is added.

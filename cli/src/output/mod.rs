@@ -1,6 +1,9 @@
 //! What commands print. One idea: a command says what there is, and only here is decided how it looks.
 
+pub mod fleet;
+pub mod package;
 pub mod table;
+pub mod update;
 pub mod words;
 
 use std::io::{IsTerminal, Write};

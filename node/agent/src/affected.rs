@@ -8,9 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tribune_process::protocol::{PackageChange, Proposal, Role};
-use tribune_raft_store::model::{
-    ApiConsumed, Changeover, Module, ModuleDependency, PackageId, PackageName, Span, UpdateId,
-};
+use tribune_raft_store::model::{ApiConsumed, Changeover, Module, ModuleDependency, PackageId, PackageName, Span, UpdateId};
 
 use crate::local::{Installed, InstalledModule};
 
@@ -240,9 +238,8 @@ fn package_change(
     if from == to {
         return None;
     }
-    let version = |installed: &Installed, id: Option<PackageId>| {
-        installed.package(&id?).map(|stored| stored.manifest.version.to_string())
-    };
+    let version =
+        |installed: &Installed, id: Option<PackageId>| installed.package(&id?).map(|stored| stored.manifest.version.to_string());
     let described = if to.is_some() { new } else { old };
     let id = to.or(from)?;
     let modules = described.modules().filter(|module| module.package.id == id);

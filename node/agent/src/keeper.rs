@@ -12,8 +12,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 use tribune_keeper::{
-    Call, ChildId, ChildSpec, ChildStatus, Event, Hello, OpenSocket, PROTOCOL, Refusal, Reply, Request, Rest, SignalName,
-    SocketAddress,
+    ChildId, ChildSpec, ChildStatus, Event, Hello, OpenSocket, PROTOCOL, Refusal, Reply, Request, Rest, SignalName, SocketAddress,
 };
 
 use self::connection::{Ask, Connection};

@@ -30,7 +30,8 @@ struct Outer {
 
 /// The call in a message; or the refusal that answers it, with its id as far as that can be read.
 pub(crate) fn read(message: &[u8]) -> Result<Call, (Option<u64>, Reply)> {
-    let outer: Outer = serde_json::from_slice(message).map_err(|error| (None, refused(Refusal::BadRequest, &error.to_string())))?;
+    let outer: Outer =
+        serde_json::from_slice(message).map_err(|error| (None, refused(Refusal::BadRequest, &error.to_string())))?;
     let name = match &outer.request {
         Value::String(name) => name.clone(),
         Value::Object(fields) => fields.keys().next().cloned().unwrap_or_default(),

@@ -139,7 +139,10 @@ impl Children {
             }
             Some(_) => {}
             None if self.table.len() >= MOST_CHILDREN => {
-                return Err(refused(Refusal::Limit, &format!("there are {MOST_CHILDREN} children already; remove some that do not run")));
+                return Err(refused(
+                    Refusal::Limit,
+                    &format!("there are {MOST_CHILDREN} children already; remove some that do not run"),
+                ));
             }
             None => {}
         }
@@ -156,7 +159,8 @@ impl Children {
                 })?;
             }
             None => {
-                let output = self.output(&id).map_err(|error| refused(Refusal::System, &format!("its output has no way: {error}")))?;
+                let output =
+                    self.output(&id).map_err(|error| refused(Refusal::System, &format!("its output has no way: {error}")))?;
                 self.table.insert(id.clone(), Child::new(spec, output));
                 self.launch(&id, now).map_err(|reason| {
                     if let Some(child) = self.table.remove(&id) {
@@ -215,7 +219,10 @@ impl Children {
     fn release(&mut self, address: &SocketAddress) -> Result<Reply, Reply> {
         let names_it = |child: &&Child| child.is_active() && child.spec.sockets.iter().any(|socket| socket.address == *address);
         if let Some(child) = self.table.values().find(names_it) {
-            return Err(refused(Refusal::Socket, &format!("{address} is a socket of {}, which runs or will by itself", child.spec.id)));
+            return Err(refused(
+                Refusal::Socket,
+                &format!("{address} is a socket of {}, which runs or will by itself", child.spec.id),
+            ));
         }
         self.sockets.release(address);
         self.on_disk = OnDisk::Outdated;

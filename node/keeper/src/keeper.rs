@@ -50,7 +50,12 @@ pub struct KeeperConfig {
 
 impl KeeperConfig {
     /// With 30 s for the agent and 60 s for the children.
-    pub fn new(folder: impl Into<PathBuf>, agent_command: Vec<OsString>, shim_command: Vec<OsString>, software: impl Into<String>) -> Self {
+    pub fn new(
+        folder: impl Into<PathBuf>,
+        agent_command: Vec<OsString>,
+        shim_command: Vec<OsString>,
+        software: impl Into<String>,
+    ) -> Self {
         Self {
             folder: folder.into(),
             agent_command,
@@ -100,18 +105,7 @@ pub fn run(config: KeeperConfig) -> Result<ExitCode, KeeperError> {
         folder.clear().map_err(failed("clear what was before this node restart"))?;
     }
     let agent = Agent::new(config.agent_command.clone(), agent, now);
-    let mut keeper = Keeper {
-        config,
-        folder,
-        run,
-        began,
-        children,
-        agent,
-        signals,
-        stop: Stop::No,
-        exit: 0,
-        save_at: None,
-    };
+    let mut keeper = Keeper { config, folder, run, began, children, agent, signals, stop: Stop::No, exit: 0, save_at: None };
     tracing::info!(folder = %keeper.config.folder.display(), ?began, "keeper began");
     keeper.run()
 }
@@ -135,9 +129,14 @@ struct Keeper {
 enum Stop {
     No,
     /// The agent has until then to end.
-    Agent { until: Moment },
+    Agent {
+        until: Moment,
+    },
     /// The children are being stopped: all at once from `hurry_at` on; what is left at `kill_at` is killed.
-    Children { hurry_at: Moment, kill_at: Moment },
+    Children {
+        hurry_at: Moment,
+        kill_at: Moment,
+    },
 }
 
 /// Whether the loop goes on.
@@ -325,7 +324,8 @@ impl Keeper {
 
     fn hello(&self, protocol: u32, software: &str) -> Reply {
         if protocol < OLDEST_PROTOCOL {
-            let message = format!("the agent speaks version {protocol}, the keeper {OLDEST_PROTOCOL} to {PROTOCOL}: update the agent");
+            let message =
+                format!("the agent speaks version {protocol}, the keeper {OLDEST_PROTOCOL} to {PROTOCOL}: update the agent");
             return refused(Refusal::Protocol, &message);
         }
         tracing::info!(software, "agent said hello");

@@ -34,8 +34,8 @@ pub use clock::Moment;
 pub use keeper::{AGENT_CANNOT, KeeperConfig, KeeperError, run};
 pub use process::ProcessId;
 pub use protocol::{
-    AfterExit, Call, ChildState, ChildStatus, Event, Exit, FromKeeper, Hello, KeeperStart, MOST_MESSAGE, OLDEST_PROTOCOL, OpenSocket,
-    PROTOCOL, Refusal, Reply, Request, Rest,
+    AfterExit, Call, ChildState, ChildStatus, Event, Exit, FromKeeper, Hello, KeeperStart, MOST_MESSAGE, OLDEST_PROTOCOL,
+    OpenSocket, PROTOCOL, Refusal, Reply, Request, Rest,
 };
 pub use restart::{RestartPolicy, RestartWhen};
 pub use shim::{shim_main, take_agent_socket};

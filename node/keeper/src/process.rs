@@ -119,7 +119,7 @@ impl Process {
                 // Before it is waited for: until then the group's number cannot belong to anyone else.
                 signal_group(self.id.pid, Signal::KILL)?;
                 let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-                match rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(self.pidfd.as_fd()), options.clone())) {
+                match rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(self.pidfd.as_fd()), options)) {
                     Ok(status) => Ok(status.map(|status| exit_of(&status))),
                     Err(Errno::CHILD) => Ok(Some(Exit::Unknown)),
                     Err(error) => Err(error.into()),
@@ -222,7 +222,7 @@ pub(crate) fn unique_id() -> io::Result<String> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::zombie_processes, reason = "they are waited for by `Process`")]
 mod tests {
     use std::os::unix::process::CommandExt;
     use std::process::Command;

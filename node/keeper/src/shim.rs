@@ -118,7 +118,8 @@ fn become_it(message: &[u8], descriptors: Vec<OwnedFd>) -> String {
 
 /// Puts the descriptors at 3, 4, …, where they outlive the exec.
 fn place(descriptors: Vec<OwnedFd>) -> io::Result<()> {
-    let aside: Vec<OwnedFd> = descriptors.iter().map(|descriptor| fcntl_dupfd_cloexec(descriptor, ASIDE)).collect::<Result<_, _>>()?;
+    let aside: Vec<OwnedFd> =
+        descriptors.iter().map(|descriptor| fcntl_dupfd_cloexec(descriptor, ASIDE)).collect::<Result<_, _>>()?;
     drop(descriptors);
     for (expected, descriptor) in (FIRST..).zip(&aside) {
         // The lowest free one, which is the expected one, since nothing else is open there. Owned by what this process becomes.

@@ -183,7 +183,9 @@ impl Sockets {
                     return Found::Yes;
                 }
                 Ok(None) => {}
-                Err(error) => tracing::warn!(socket = %saved.address, pid, %error, "the socket of a running service could not be shared"),
+                Err(error) => {
+                    tracing::warn!(socket = %saved.address, pid, %error, "the socket of a running service could not be shared")
+                }
             }
         }
         Found::No

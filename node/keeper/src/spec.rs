@@ -291,7 +291,9 @@ mod tests {
             ("log.most_bytes", |s| s.log.most_bytes = 1),
             ("stop.within_ms", |s| s.stop.within_ms = u64::MAX),
             ("restart.loop_exits", |s| s.restart.loop_exits = 101),
-            ("sockets.name", |s| s.sockets.push(SocketSpec { name: "a:b".into(), address: "tcp://127.0.0.1:1".parse().unwrap() })),
+            ("sockets.name", |s| {
+                s.sockets.push(SocketSpec { name: "a:b".into(), address: "tcp://127.0.0.1:1".parse().unwrap() })
+            }),
             ("sockets", |s| {
                 s.sockets = vec![SocketSpec { name: "a".into(), address: "tcp://127.0.0.1:1".parse().unwrap() }; 33];
             }),

@@ -98,7 +98,7 @@ impl From<&Child> for SavedChild {
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     /// A keeper lives there.
-    #[error("another keeper{} runs on {}; this node runs already (stop it with `tribune stop`, or use another data folder)", .pid.as_ref().map(|pid| format!(" (pid {pid})")).unwrap_or_default(), .folder.display())]
+    #[error("another keeper{} runs on {}; this node runs already: stop it first, or use another data folder", .pid.as_ref().map(|pid| format!(" (pid {pid})")).unwrap_or_default(), .folder.display())]
     Taken {
         /// The folder.
         folder: PathBuf,
@@ -142,7 +142,14 @@ impl Folder {
         };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path.join("fifos")).map_err(at(path))?;
         let lock_path = path.join("lock");
-        let mut lock = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&lock_path).map_err(at(&lock_path))?;
+        let mut lock = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&lock_path)
+            .map_err(at(&lock_path))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    SocketFlags, SocketType, recv, recvmsg, sendmsg, sockopt, socketpair,
+    SocketFlags, SocketType, recv, recvmsg, sendmsg, socketpair, sockopt,
 };
 
 use crate::protocol::MOST_MESSAGE;
@@ -128,7 +128,9 @@ mod tests {
         assert!(matches!(receive(b.as_fd(), &mut buffer, Patience::Wait).unwrap(), Received::Message(m) if m == longest));
         send(a.as_fd(), &[7; MOST_MESSAGE + 1], Patience::Now).unwrap();
         send(a.as_fd(), b"next", Patience::Now).unwrap();
-        assert!(matches!(receive(b.as_fd(), &mut buffer, Patience::Wait).unwrap(), Received::TooLong(n) if n == MOST_MESSAGE + 1));
+        assert!(
+            matches!(receive(b.as_fd(), &mut buffer, Patience::Wait).unwrap(), Received::TooLong(n) if n == MOST_MESSAGE + 1)
+        );
         assert!(matches!(receive(b.as_fd(), &mut buffer, Patience::Wait).unwrap(), Received::Message(b"next")));
         assert!(matches!(receive(b.as_fd(), &mut buffer, Patience::Now).unwrap(), Received::Nothing));
         drop(a);

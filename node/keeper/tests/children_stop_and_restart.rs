@@ -42,7 +42,9 @@ fn a_program_that_is_not_there_is_told_as_such() {
     spec.restart = RestartPolicy { when: RestartWhen::Never, ..RestartPolicy::default() };
     agent.done(Request::Start(Box::new(spec.clone())));
     match agent.exited(&spec.id) {
-        (Exit::NotStarted(reason), AfterExit::Stopped) => assert!(reason.starts_with("/nowhere/to/be/found could not be run"), "{reason}"),
+        (Exit::NotStarted(reason), AfterExit::Stopped) => {
+            assert!(reason.starts_with("/nowhere/to/be/found could not be run"), "{reason}")
+        }
         other => panic!("{other:?}"),
     }
     node.watch(agent);

@@ -8,7 +8,9 @@ use std::io::Read;
 use std::net::TcpStream;
 
 use common::{Node, Watched};
-use tribune_keeper::{AfterExit, ChildState, Exit, KeeperStart, Reply, Request, RestartPolicy, RestartWhen, SocketAddress, SocketSpec};
+use tribune_keeper::{
+    AfterExit, ChildState, Exit, KeeperStart, Reply, Request, RestartPolicy, RestartWhen, SocketAddress, SocketSpec,
+};
 
 #[test]
 fn the_next_keeper_takes_over_what_lives_and_restarts_what_does_not() {

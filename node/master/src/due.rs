@@ -18,14 +18,16 @@ use crate::verify::verdict;
 pub fn due(record: &Record, liveness: &Liveness, now: MasterClock, master: Option<&NodeName>) -> Vec<MasterCommand> {
     let mut commands = Vec::new();
     for update in record.updates().values().filter(|update| !update.phase.ended()) {
-        commands.extend(away(record, update, liveness, now));
+        if let Some(command) = away(record, update, liveness, now) {
+            // After it, the update may be somewhere else.
+            commands.push(command);
+            continue;
+        }
         commands.extend(match &update.phase {
             Phase::Queued { .. } => its_turn(record, update, liveness, now, master),
             Phase::Wave { wave } => go(update, *wave, liveness, now),
             Phase::Vetoed | Phase::Held { .. } => undecided(update, liveness, now),
-            Phase::Verifying => {
-                Some(MasterCommand::Verified { update: update.id, discrepancies: verdict(record, update) })
-            }
+            Phase::Verifying => Some(MasterCommand::Verified { update: update.id, discrepancies: verdict(record, update) }),
             _ => None,
         });
     }
@@ -77,7 +79,6 @@ fn away_after(record: &Record) -> Span {
 fn away(record: &Record, update: &Update, liveness: &Liveness, now: MasterClock) -> Option<MasterCommand> {
     let limit = away_after(record);
     let mut open = update.nodes.iter().filter(|(_, node)| can_go_away(update, node));
-    // One at a time: after it, the update may be somewhere else.
     let (name, _) = open.find(|(name, _)| !liveness.is_connected(name) && liveness.away_for(name, now) >= limit)?;
     Some(MasterCommand::Away { update: update.id, node: name.clone() })
 }
@@ -112,7 +113,8 @@ fn its_turn(
 /// The nodes of the wave that have not begun may begin: all of them at once, when all are ready.
 fn go(update: &Update, wave: u32, liveness: &Liveness, now: MasterClock) -> Option<MasterCommand> {
     let in_wave = update.plan.as_ref()?.waves.get(wave as usize)?;
-    let waiting = in_wave.iter().filter_map(|name| Some((name, update.nodes.get(name)?))).filter(|(_, node)| node.step < Step::Go);
+    let waiting =
+        in_wave.iter().filter_map(|name| Some((name, update.nodes.get(name)?))).filter(|(_, node)| node.step < Step::Go);
     let waiting: Vec<_> = waiting.collect();
     let ready = |(name, node): &(&NodeName, &NodeProgress)| node.step == Step::Ready && liveness.is_ready(update.id, name, now);
     if waiting.is_empty() || !waiting.iter().all(ready) {

@@ -33,5 +33,10 @@ use tribune_raft_store::record::Record;
 
 /// Everything the package store must hold: the signature and size of each module of each package.
 pub fn store_blobs(record: &Record) -> BTreeMap<Signature, u64> {
-    record.packages().values().flat_map(|package| &package.manifest.modules).map(|module| (module.signature, module.size)).collect()
+    record
+        .packages()
+        .values()
+        .flat_map(|package| &package.manifest.modules)
+        .map(|module| (module.signature, module.size))
+        .collect()
 }

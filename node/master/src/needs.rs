@@ -80,7 +80,8 @@ fn providers<'a>(installed: &Installed<'a>) -> Providers<'a> {
 fn missing_module(node: &NodeName, has: &Has<'_>, needs: &ModuleDependency, there: &[Has<'_>]) -> Option<Discrepancy> {
     let package = needs.package.as_ref().unwrap_or(&has.manifest.name);
     let mut found = there.iter().filter(|other| other.manifest.name == *package && other.module.name == needs.module).peekable();
-    let instead = found.peek().map_or("nothing".to_owned(), |other| format!("{} of {package} {}", needs.module, other.manifest.version));
+    let instead =
+        found.peek().map_or("nothing".to_owned(), |other| format!("{} of {package} {}", needs.module, other.manifest.version));
     if found.any(|other| needs.version.matches(&other.manifest.version)) {
         return None;
     }
@@ -113,14 +114,21 @@ fn missing_api(node: &NodeName, has: &Has<'_>, needs: &ApiConsumed, providers: &
     };
     let pairs = all.iter().flat_map(|(version, nodes)| nodes.iter().map(move |at| (*version, *at)));
     let instead: Vec<_> = pairs.filter(|(version, at)| counts(version, at)).collect();
-    Some(Discrepancy { node: node.clone(), module: has.path(), needs: needs.to_string(), found: words(&needs.api, &instead), scope })
+    Some(Discrepancy {
+        node: node.clone(),
+        module: has.path(),
+        needs: needs.to_string(),
+        found: words(&needs.api, &instead),
+        scope,
+    })
 }
 
 fn words(api: &ApiName, providers: &[(&Version, &NodeName)]) -> String {
     if providers.is_empty() {
         return "nothing".to_owned();
     }
-    let mut words: Vec<_> = providers.iter().take(NAMED).map(|(version, node)| format!("{api}@{version} on node {node}")).collect();
+    let mut words: Vec<_> =
+        providers.iter().take(NAMED).map(|(version, node)| format!("{api}@{version} on node {node}")).collect();
     if providers.len() > NAMED {
         words.push(format!("{} more", providers.len() - NAMED));
     }

@@ -10,17 +10,18 @@ use futures::future::join_all;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::Fatal;
 use openraft::raft::TransferLeaderRequest;
-use openraft::{RPCTypes, RaftMetrics, ServerState};
+use openraft::{Instant as _, RPCTypes, RaftMetrics, ServerState};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use tribune_raft_store::machine::Applied;
 use tribune_raft_store::model::PeerId;
-use tribune_raft_store::raft_types::{LogId, RaftPeer, Record, Vote};
+use tribune_raft_store::raft_types::{RaftPeer, Record, Vote};
 
 use super::client::Peers;
 use super::error::HandOverError;
+use super::members;
 use super::settings::RaftSettings;
 use super::wire::{Question, Reply};
 use super::{Engine, Types};
@@ -154,7 +155,8 @@ async fn replace_master(raft: &Engine, master: &PeerId, longest: Duration) -> Re
     let began = Instant::now();
     for round in 0.. {
         if round < DROPS {
-            raft.handle_transfer_leader(TransferLeaderRequest::new(lost, NOBODY, None)).await?;
+            // It answers only to who is to take over.
+            let _ = raft.handle_transfer_leader(TransferLeaderRequest::new(lost, NOBODY, None)).await?;
         }
         let pause = if round == 0 { FIRST_PAUSE } else { NEXT_PAUSE };
         sleep(Duration::from_millis(rand::random_range(pause))).await;
@@ -199,25 +201,23 @@ pub(super) async fn hand_over(raft: &Engine, peers: &Peers, settings: &RaftSetti
     }
 }
 
-/// A voter that just said that it follows this master and has its whole log.
+/// A voter that just said that it follows this master, and has its whole log.
 async fn find_ready(raft: &Engine, peers: &Peers, voters: &[(u64, RaftPeer)]) -> Result<(u64, PeerId), HandOverError> {
     loop {
-        let (vote, last) = raft.with_raft_state(|state| (*state.vote_ref(), state.last_log_id().cloned())).await?;
+        let vote = raft.with_raft_state(|state| *state.vote_ref()).await?;
         let probes = voters.iter().map(|(id, node)| async move {
             let reply = peers.peer(*id, node).ask(Question::Probe, RPCTypes::TransferLeader, PROBE_WITHIN).await;
-            let Ok(Reply::Probed { vote, last }) = reply else { return None };
-            Some((*id, node.peer.clone(), Vote::from(vote), last.map(LogId::from)))
+            let Ok(Reply::Probed { vote }) = reply else { return None };
+            Some((*id, node.peer.clone(), Vote::from(vote)))
         });
         let answers: Vec<_> = join_all(probes).await.into_iter().flatten().collect();
         if answers.is_empty() {
             return Err(HandOverError::NobodyReady("none answers".into()));
         }
-        let ready = answers.into_iter().find(|(_, _, theirs, has)| *theirs == vote && *has >= last);
-        if let Some((id, peer, ..)) = ready {
+        let Some(progress) = members::progress(raft) else { return Err(HandOverError::NotMaster) };
+        let ready = answers.into_iter().find(|(id, _, theirs)| *theirs == vote && progress.lag(*id) == Some(0));
+        if let Some((id, peer, _)) = ready {
             return Ok((id, peer));
-        }
-        if !raft.is_leader() {
-            return Err(HandOverError::NotMaster);
         }
         sleep(PROBE_PAUSE).await;
     }

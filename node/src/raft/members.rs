@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::{ChangeMembers, Precondition};
+use openraft::{ChangeMembers, Instant as _, Precondition};
 use tribune_raft_store::model::PeerId;
 use tribune_raft_store::raft_types::RaftPeer;
 

@@ -1,5 +1,6 @@
 //! Raft's messages from the others, answered.
 
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{Fatal, RaftError as Failure};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse};
 use tribune_p2p::PeerId;
@@ -58,9 +59,8 @@ async fn respond(raft: &Engine, peer: PeerId, question: Question) -> Result<Repl
             Ok(Reply::Transferred(transferred.is_ok()))
         }
         Question::Probe => {
-            let state = raft.with_raft_state(|state| (*state.vote_ref(), state.last_log_id().cloned())).await;
-            let (vote, last) = state.map_err(halted)?;
-            Ok(Reply::Probed { vote: (&vote).into(), last: last.as_ref().map(Into::into) })
+            let vote = raft.with_raft_state(|state| *state.vote_ref()).await.map_err(halted)?;
+            Ok(Reply::Probed { vote: (&vote).into() })
         }
     }
 }
@@ -97,6 +97,6 @@ fn stopped(failure: Failure<Types>) -> Refused {
     Refused::Stopped(failure.to_string())
 }
 
-pub(super) fn halted(fatal: Fatal<Types>) -> Refused {
+fn halted(fatal: Fatal<Types>) -> Refused {
     Refused::Stopped(fatal.to_string())
 }

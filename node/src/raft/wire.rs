@@ -35,7 +35,7 @@ pub(super) enum Question {
         to: u64,
         last: Option<WireLogId>,
     },
-    /// Are you there, and how far?
+    /// Are you there, and whom do you follow?
     Probe,
 }
 
@@ -72,7 +72,6 @@ pub(super) enum Reply {
     Transferred(bool),
     Probed {
         vote: WireVote,
-        last: Option<WireLogId>,
     },
     Refused(Refused),
 }

@@ -25,7 +25,12 @@ fn chain(version: &str, bytes: &str) -> Vec<Arc<StoredManifest>> {
         one("b", "1.0.0", "b", json!({ "depends-on": ["a/a@^1"], "run": ["b"] })),
         one("c", "1.0.0", "c", json!({ "depends-on": ["b/b"], "run": ["c"] })),
         one("consumer", "1.0.0", "consumer", json!({ "consumes": ["a.api@^1.2"], "run": ["consumer"] })),
-        one("bystander", "1.0.0", "bystander", json!({ "consumes": ["a.api@^2"], "provides": ["b.api@1.0.0"], "run": ["bystander"] })),
+        one(
+            "bystander",
+            "1.0.0",
+            "bystander",
+            json!({ "consumes": ["a.api@^2"], "provides": ["b.api@1.0.0"], "run": ["bystander"] }),
+        ),
     ]
 }
 
@@ -122,15 +127,18 @@ const MODULES: usize = 8;
 /// A node with up to [`MODULES`] modules: for each its bytes (0: it is not there), what it depends on, and which version of
 /// which API it provides and consumes.
 #[derive(Debug, Clone)]
-struct Fleet(Vec<(u8, Vec<usize>, Option<(u8, u8)>, Option<(u8, u8)>)>);
+struct Fleet(Vec<One>);
+
+type One = (u8, Vec<usize>, Option<(u8, u8)>, Option<(u8, u8)>);
 
 impl Fleet {
     fn installed(&self) -> Installed {
-        let packages: Vec<_> = (0..).zip(&self.0).filter(|(_, (bytes, ..))| *bytes != 0).map(|(n, m)| Self::package(n, m)).collect();
+        let packages: Vec<_> =
+            (0..).zip(&self.0).filter(|(_, (bytes, ..))| *bytes != 0).map(|(n, m)| Self::package(n, m)).collect();
         having(&packages)
     }
 
-    fn package(n: usize, (bytes, needs, provides, consumes): &(u8, Vec<usize>, Option<(u8, u8)>, Option<(u8, u8)>)) -> Arc<StoredManifest> {
+    fn package(n: usize, (bytes, needs, provides, consumes): &One) -> Arc<StoredManifest> {
         let needs: Vec<_> = needs.iter().filter(|need| **need != n).map(|need| format!("p{need}/p{need}")).collect();
         let provides: Vec<_> = provides.iter().map(|(api, version)| format!("api{api}@{version}.0.0")).collect();
         let consumes: Vec<_> = consumes.iter().map(|(api, version)| format!("api{api}@^{version}")).collect();

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use tribune_process::protocol::{NodeMessage, Overruled, Resume, Role};
-use tribune_raft_store::model::{AskHow, BallotCast, Silent as SilenceMeans, Step, UpdateId};
+use tribune_raft_store::model::{AskHow, BallotCast, PackageId, Silent as SilenceMeans, Step, UpdateId};
 
 use super::journal::{Counted, Journal, Stage, process_of};
 use super::ready::told_pending;
@@ -269,15 +269,15 @@ impl Task {
     /// Says to the operator what the update would change, before any of it is fetched.
     fn log_proposal(&self, journal: &Journal, scope: &Scope) {
         for change in &journal.plan.changes {
-            let version = |installed: &Installed, id| {
+            let version = |installed: &Installed, id: Option<PackageId>| {
                 let stored = id.and_then(|id| installed.package(&id).cloned());
                 stored.map_or_else(|| "none".to_owned(), |stored| stored.manifest.version.to_string())
             };
-            let of = |installed: &Installed, id| -> Vec<String> {
+            let of = |installed: &Installed, id: Option<PackageId>| -> Vec<String> {
                 let modules = installed.modules().filter(|module| Some(module.package.id) == id);
                 modules.flat_map(|module| module.module.depends_on.iter().map(ToString::to_string)).collect()
             };
-            let shown = |id: Option<tribune_raft_store::model::PackageId>| id.map_or_else(|| "none".into(), |id| id.to_string());
+            let shown = |id: Option<PackageId>| id.map_or_else(|| "none".into(), |id| id.to_string());
             tracing::info!(
                 update = %journal.name,
                 package = %change.name,

@@ -21,16 +21,21 @@ pub(super) struct Ask {
     pub(super) answer: oneshot::Sender<Result<Reply, ChildrenError>>,
 }
 
-/// The socket and what is under way over it.
+/// The socket, and what goes over it.
 pub(super) struct Connection {
     socket: AsyncFd<OwnedFd>,
     asked: mpsc::Receiver<Ask>,
     events: mpsc::Sender<Event>,
+    traffic: Traffic,
+    buffer: Vec<u8>,
+}
+
+/// What is under way.
+struct Traffic {
     next: u64,
     waiting: HashMap<u64, oneshot::Sender<Result<Reply, ChildrenError>>>,
     unsent: VecDeque<Vec<u8>>,
     happened: VecDeque<Event>,
-    buffer: Vec<u8>,
 }
 
 /// Why the task ends.
@@ -49,15 +54,16 @@ enum End {
 }
 
 impl Connection {
+    #[allow(unsafe_code)]
     pub(super) fn new(socket: OwnedFd, asked: mpsc::Receiver<Ask>, events: mpsc::Sender<Event>) -> io::Result<Self> {
+        // SAFETY: an OwnedFd is open for as long as it lives, always gives the same number, and nothing replaces what
+        // that number refers to; the AsyncFd owns it from here on.
+        let registered = unsafe { AsyncFd::register(socket) };
         Ok(Self {
-            socket: AsyncFd::new(socket)?,
+            socket: registered?,
             asked,
             events,
-            next: 1,
-            waiting: HashMap::new(),
-            unsent: VecDeque::new(),
-            happened: VecDeque::new(),
+            traffic: Traffic { next: 1, waiting: HashMap::new(), unsent: VecDeque::new(), happened: VecDeque::new() },
             buffer: vec![0; MOST_MESSAGE],
         })
     }
@@ -76,30 +82,29 @@ impl Connection {
     }
 
     async fn turn(&mut self) -> Result<(), End> {
+        let Self { socket, asked, events, traffic, buffer } = self;
         tokio::select! {
-            ready = self.socket.readable() => {
-                let heard = hear(&mut ready?, &mut self.buffer)?;
-                heard.map_or(Ok(()), |message| self.take(message))
-            }
-            ready = self.socket.writable(), if !self.unsent.is_empty() => send_one(&mut ready?, &mut self.unsent),
-            room = self.events.reserve(), if !self.happened.is_empty() => match (room, self.happened.pop_front()) {
-                (Ok(room), Some(event)) => {
+            ready = socket.readable() => match hear(&mut ready?, buffer)? {
+                Some(message) => traffic.take(message),
+                None => Ok(()),
+            },
+            ready = socket.writable(), if !traffic.unsent.is_empty() => send_one(&mut ready?, &mut traffic.unsent),
+            room = events.reserve(), if !traffic.happened.is_empty() => {
+                // Without a receiver nobody wants events.
+                if let (Some(event), Ok(room)) = (traffic.happened.pop_front(), room) {
                     room.send(event);
-                    Ok(())
                 }
-                // Whoever dropped the receiver wants no events.
-                _ => Ok(()),
-            },
-            ask = self.asked.recv() => match ask {
-                Some(ask) => {
-                    self.ask(ask);
-                    Ok(())
-                }
-                None => Err(End::Unused),
-            },
+                Ok(())
+            }
+            ask = asked.recv() => {
+                traffic.ask(ask.ok_or(End::Unused)?);
+                Ok(())
+            }
         }
     }
+}
 
+impl Traffic {
     fn ask(&mut self, ask: Ask) {
         let id = self.next;
         self.next += 1;

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use tribune_keeper::wire::{self, Patience, Received};
-use tribune_keeper::{ChildState, FromKeeper, KeeperStart, MOST_MESSAGE};
+use tribune_keeper::{Call, ChildState, FromKeeper, KeeperStart, MOST_MESSAGE};
 
 use super::*;
 

@@ -47,7 +47,11 @@ impl Node {
 }
 
 fn billing(more: Value) -> Arc<StoredManifest> {
-    package("billing", "2.3.1", &[module("billingd", "program", more), module("rates", "data", json!({})), folder_module("app", b"app")])
+    package(
+        "billing",
+        "2.3.1",
+        &[module("billingd", "program", more), module("rates", "data", json!({})), folder_module("app", b"app")],
+    )
 }
 
 #[test]

@@ -6,9 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tribune_raft_store::model::{
-    Generation, ModuleKind, NodePlan, PackageId, PackageName, Signature, UpdateId,
-};
+use tribune_raft_store::model::{Generation, ModuleKind, NodePlan, PackageId, PackageName, Signature, UpdateId};
 
 use super::files::{self, damaged, failed};
 use super::installed::{Installed, Place, PlanError, StoredManifest};
@@ -202,7 +200,12 @@ impl Disk {
     }
 
     /// Finds what answers a plan without making anything: the base itself, or, for a plan that goes back, what is kept.
-    pub(super) fn answering(&self, base: &Installed, plan: &NodePlan, planned: &Installed) -> Result<Option<Installed>, LocalError> {
+    pub(super) fn answering(
+        &self,
+        base: &Installed,
+        plan: &NodePlan,
+        planned: &Installed,
+    ) -> Result<Option<Installed>, LocalError> {
         if planned.same_software(base) {
             return Ok(Some(base.clone()));
         }

@@ -7,9 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tribune_raft_store::model::{
-    Generation, Manifest, ManifestError, Module, NodePlan, PackageId, PackageName, PlannedModule,
-};
+use tribune_raft_store::model::{Generation, Manifest, ManifestError, Module, NodePlan, PackageId, PackageName, PlannedModule};
 
 /// A manifest as it is kept: its text, which its id is the hash of, and what the text says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,7 +89,9 @@ pub enum PlanError {
         has: String,
     },
     /// A package stays as it is, and the plan has none of its modules.
-    #[error("the plan does not change package {0}, which is installed here, and has none of its modules; submit the update again")]
+    #[error(
+        "the plan does not change package {0}, which is installed here, and has none of its modules; submit the update again"
+    )]
     Forgotten(PackageName),
     /// A module belongs to a version that the plan does not give the node.
     #[error("module {module} is of package {package}, which is not among the versions this node is to have")]
@@ -131,8 +131,7 @@ impl Installed {
             packages.into_iter().filter(|(id, stored)| generation.packages.get(&stored.manifest.name) == Some(id)).collect();
         for (key, place) in &places {
             let Place { package, index } = *place;
-            let stored =
-                packages.get(&package).ok_or_else(|| PlanError::OtherVersion { module: key.clone(), package })?;
+            let stored = packages.get(&package).ok_or_else(|| PlanError::OtherVersion { module: key.clone(), package })?;
             let module = stored.manifest.modules.get(index as usize);
             let fits = |module: &Module| {
                 *key == format!("{}/{}", stored.manifest.name, module.name)

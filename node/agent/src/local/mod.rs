@@ -225,9 +225,8 @@ impl LocalStorage {
         let wanted: BTreeMap<_, _> = plan.modules.values().map(|module| (module.signature, module.size)).collect();
         let (disk, blobs) = (self.0.disk.clone(), self.0.blobs.clone());
         blocking(move || {
-            let is_here = |signature: &Signature| {
-                disk.unpacked(signature).is_dir() || blobs.path(&modules::hash(signature)).is_file()
-            };
+            let is_here =
+                |signature: &Signature| disk.unpacked(signature).is_dir() || blobs.path(&modules::hash(signature)).is_file();
             Ok(wanted.into_iter().filter(|(signature, _)| !is_here(signature)).collect())
         })
         .await

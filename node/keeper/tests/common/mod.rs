@@ -15,8 +15,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, mkfifoat};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 use tribune_keeper::{
-    AfterExit, Call, ChildId, ChildSpec, ChildState, ChildStatus, Event, Exit, FromKeeper, Hello, PROTOCOL, ProcessId, Reply, Request,
-    Rest,
+    AfterExit, Call, ChildId, ChildSpec, ChildState, ChildStatus, Event, Exit, FromKeeper, Hello, PROTOCOL, ProcessId, Reply,
+    Request, Rest,
 };
 
 pub const HELPER: &str = env!("CARGO_BIN_EXE_keeper-test-helper");
@@ -344,7 +344,14 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        let _ = self.keeper.kill();
+        // A clean stop takes along what the test does not know of.
+        if let Ok(None) = self.keeper.try_wait() {
+            let keeper = Watched::new(self.keeper.id());
+            self.signal_keeper(Signal::TERM);
+            if !keeper.ends_within(LONG) {
+                keeper.kill();
+            }
+        }
         let _ = self.keeper.wait();
         for seen in self.seen.iter().filter(|seen| !seen.has_ended()) {
             let _ = kill_process_group(raw(seen.pid), Signal::KILL);

@@ -76,7 +76,9 @@ impl Planner<'_> {
             };
             let modules = match found {
                 Ok(Some(generation)) => match generation.packages.get(&name) {
-                    Some(held) => self.modules_by_package(&generation).map(|mut all| Some((*held, all.remove(&name).unwrap_or_default()))),
+                    Some(held) => {
+                        self.modules_by_package(&generation).map(|mut all| Some((*held, all.remove(&name).unwrap_or_default())))
+                    }
                     None => Ok(None),
                 },
                 // The node does not hold it any more: an ordinary update from the package store.

@@ -105,7 +105,8 @@ fn check_plan(record: &Record, plan: &Plan) -> Result<(), TestCaseError> {
     }
     for (name, part) in &plan.nodes {
         prop_assert!(!part.changes.is_empty());
-        prop_assert!(plan.read.contains_key(&format!("node/{name}")));
+        let key = format!("node/{name}");
+        prop_assert!(plan.read.contains_key(&key), "{}", key);
         for (path, module) in &part.modules {
             let manifest = &record.packages().get(&module.package).unwrap().manifest;
             let planned = &manifest.modules[module.index as usize];

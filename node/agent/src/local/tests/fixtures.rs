@@ -5,9 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tribune_raft_store::model::{
-    Manifest, NodePlan, PackageChange, PackageId, PackageName, PlannedModule, Signature, UpdateId,
-};
+use tribune_raft_store::model::{Manifest, NodePlan, PackageChange, PackageId, PackageName, PlannedModule, Signature, UpdateId};
 
 use crate::local::{Installed, LocalStorage, StoredManifest};
 

@@ -45,15 +45,15 @@ async fn only_the_modules_that_differ_are_lacking_and_written() {
     let storage = open(&folder).await;
     let old = package("ten", "1.0.0", &ten_modules("old"));
     let base = storage.current().await.unwrap();
-    assert_eq!(storage.lacking(&plan(&base, &[old.clone()])).await.unwrap().len(), 10);
+    assert_eq!(storage.lacking(&plan(&base, std::slice::from_ref(&old))).await.unwrap().len(), 10);
     fetch_ten(&storage, "old").await;
-    assert!(storage.lacking(&plan(&base, &[old.clone()])).await.unwrap().is_empty());
+    assert!(storage.lacking(&plan(&base, std::slice::from_ref(&old))).await.unwrap().is_empty());
     let base = install(&storage, 1, &[old]).await;
     assert_eq!((base.number(), base.generation.replaced), (1, Some(0)));
     let before: Vec<_> = (0..10).map(|n| inode_and_mtime(&storage.tree(1).join(format!("ten/m{n}")))).collect();
 
     let new = package("ten", "1.1.0", &ten_modules("new"));
-    let plan = plan(&base, &[new.clone()]);
+    let plan = plan(&base, std::slice::from_ref(&new));
     assert_eq!(storage.lacking(&plan).await.unwrap(), [(Signature::of(b"new"), 3)]);
     fetch(&storage, b"new").await;
     let staged = storage.stage(UpdateId(2), &base, &plan, &texts(&[new])).await.unwrap();
@@ -77,7 +77,7 @@ async fn what_is_current_and_kept_survives_opening_again_and_moving_the_folder()
     std::fs::rename(folder.path().join("local"), folder.path().join("moved")).unwrap();
     let storage = LocalStorage::open(folder.path().join("moved")).await.unwrap();
     assert_eq!(storage.current().await.unwrap(), second);
-    assert_eq!(storage.kept().await.unwrap().into_values().collect::<Vec<_>>(), [first.generation.clone()]);
+    assert_eq!(storage.kept().await.unwrap().into_values().collect::<Vec<_>>(), std::slice::from_ref(&first.generation));
     assert_eq!(storage.installed(1).await.unwrap(), first);
     assert_eq!(second.module("app/appd").unwrap().package.manifest.version.to_string(), "2.0.0");
     storage.verify(1).await.unwrap();
@@ -160,7 +160,10 @@ async fn a_flipped_bit_is_named_fetched_again_and_mended() {
     let (_, second) = two_versions(&storage).await;
     flip(&storage.tree(2).join("app/appd"));
     let error = storage.verify(2).await.unwrap_err();
-    assert!(error.to_string().contains("generation 2 is damaged: module app/appd") && error.to_string().contains("has changed"), "{error}");
+    assert!(
+        error.to_string().contains("generation 2 is damaged: module app/appd") && error.to_string().contains("has changed"),
+        "{error}"
+    );
     storage.verify(1).await.unwrap();
 
     let same = plan(&second, &[app("2.0.0", "two", "two")]);

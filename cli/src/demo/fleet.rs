@@ -1,0 +1,211 @@
+//! The demo's nodes: real processes of this binary.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// The longest anything is waited for.
+const LIMIT: Duration = Duration::from_secs(60);
+const LISTEN: [&str; 4] = ["--control", "/ip4/127.0.0.1/tcp/0", "--data-address", "/ip4/127.0.0.1/tcp/0"];
+
+/// What a command said.
+pub(super) struct Said {
+    pub(super) code: i32,
+    pub(super) text: String,
+}
+
+/// Runs this binary.
+pub(super) fn tribune(args: &[&str]) -> Result<Said> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(args).env_remove("TRIBUNE_DATA").env_remove("TRIBUNE_PEER").env_remove("TRIBUNE_KEY").stdin(Stdio::null());
+    let output = command.output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    Ok(Said { code: output.status.code().unwrap_or(-1), text })
+}
+
+struct Node {
+    name: String,
+    data: PathBuf,
+    keeper: Option<Child>,
+}
+
+/// The nodes, in a folder that is removed with them.
+pub(super) struct Fleet {
+    folder: tempfile::TempDir,
+    nodes: Vec<Node>,
+}
+
+impl Fleet {
+    /// So many nodes, `n1` and on, connected, with their voters made.
+    pub(super) fn start(count: usize) -> Result<Self> {
+        let mut fleet = Self { folder: tempfile::Builder::new().prefix("tribune-demo-").tempdir()?, nodes: Vec::new() };
+        for number in 1..=count {
+            fleet.add(&format!("n{number}"))?;
+        }
+        wait("every node is connected and five are voters", || {
+            let nodes = fleet.json(&["node", "list"])?;
+            let items = nodes["items"].as_array().context("no nodes")?;
+            let settled = items.iter().filter(|node| node["connected"] == true && node["role"] == "voter").count();
+            Ok((settled == count).then_some(()))
+        })?;
+        Ok(fleet)
+    }
+
+    fn add(&mut self, name: &str) -> Result<()> {
+        let data = self.folder.path().join(name);
+        let place = data.display().to_string();
+        let common = [&["--data", &place, "--name", name], &LISTEN[..]].concat();
+        if self.nodes.is_empty() {
+            done(tribune(&[&["init"], &common[..]].concat())?, 0)?;
+        } else {
+            let token = self.folder.path().join(format!("token-{name}")).display().to_string();
+            self.run(&["token", "create", "--token-file", &token], 0)?;
+            let first = self.json(&["node", "show", "n1"])?;
+            let (address, peer) = (first["control_addresses"][0].as_str(), first["peer"].as_str());
+            let peer = format!("{}/p2p/{}", address.context("n1 has no address")?, peer.context("n1 has no identity")?);
+            done(tribune(&[&["join", "--peer", &peer, "--token-file", &token], &common[..]].concat())?, 0)?;
+        }
+        self.nodes.push(Node { name: name.to_owned(), data, keeper: None });
+        self.run_again(name)
+    }
+
+    /// Runs a node that does not run.
+    pub(super) fn run_again(&mut self, name: &str) -> Result<()> {
+        let node = self.nodes.iter_mut().find(|node| node.name == name).context("no such node")?;
+        let log = fs::OpenOptions::new().create(true).append(true).open(node.data.with_extension("log"))?;
+        let keeper = Command::new(std::env::current_exe()?)
+            .args(["run", "--data", &node.data.display().to_string()])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        node.keeper = Some(keeper);
+        let data = node.data.display().to_string();
+        wait(&format!("{name} answers"), || Ok((tribune(&["status", "--data", &data])?.code == 0).then_some(())))
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(super) fn names(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.name.clone()).collect()
+    }
+
+    /// The data folder of a node that runs.
+    fn place(&self) -> Result<String> {
+        let node = self.nodes.iter().find(|node| node.keeper.is_some()).context("no node runs")?;
+        Ok(node.data.display().to_string())
+    }
+
+    /// A command at a node that runs; an error if it does not end with that code.
+    pub(super) fn run(&self, args: &[&str], code: i32) -> Result<String> {
+        let place = self.place()?;
+        done(tribune(&[args, &["--data", &place]].concat())?, code)
+    }
+
+    /// The same, shown with what it says.
+    pub(super) fn show(&self, args: &[&str], code: i32) -> Result<()> {
+        let folder = self.folder.path().display().to_string() + "/";
+        println!("$ tribune {}", args.join(" ").replace(&folder, ""));
+        let text = self.run(args, code)?;
+        for line in text.lines() {
+            println!("  {}", line.replace(&folder, ""));
+        }
+        Ok(())
+    }
+
+    fn json(&self, args: &[&str]) -> Result<Value> {
+        let text = self.run(&[args, &["-o", "json"]].concat(), 0)?;
+        let line = text.lines().rev().find(|line| line.starts_with('{')).context("no JSON was printed")?;
+        Ok(serde_json::from_str(line)?)
+    }
+
+    /// Where each node's web server listens: it says so in its log.
+    pub(super) fn web_addresses(&self) -> Result<Vec<(String, SocketAddr)>> {
+        let address = |name: &str| -> Result<SocketAddr> {
+            wait(&format!("the web server on {name} says where it listens"), || {
+                let log = self.json(&["process", "logs", "quotes/web", "--node", name])?;
+                let lines = log["lines"].as_array().context("no lines")?;
+                let last = lines.iter().rev().filter_map(Value::as_str).find_map(|line| line.split("listens on ").nth(1));
+                Ok(last.and_then(|address| address.trim().parse().ok()))
+            })
+        };
+        self.nodes.iter().map(|node| Ok((node.name.clone(), address(&node.name)?))).collect()
+    }
+
+    /// Waits until a node has changed over in this update, then kills the master's keeper and agent with SIGKILL. Gives its name.
+    pub(super) fn kill_master_during(&mut self, update: &str) -> Result<String> {
+        wait("the first node has changed over", || {
+            let shown = self.json(&["update", "show", update])?;
+            let nodes = shown["nodes"].as_object().context("no nodes")?;
+            Ok(nodes.values().any(|node| node["step"] == "settled").then_some(()))
+        })?;
+        let master = self.json(&["status"])?["master"].as_str().context("no master")?.to_owned();
+        let node = self.nodes.iter_mut().find(|node| node.name == master).context("the master is no node of the demo")?;
+        let Some(mut keeper) = node.keeper.take() else { bail!("the master does not run") };
+        for agent in agents(keeper.id())? {
+            kill_process(agent, Signal::KILL)?;
+        }
+        keeper.kill()?;
+        keeper.wait()?;
+        Ok(master)
+    }
+
+    /// Stops all nodes as an operator does.
+    pub(super) fn stop(&mut self) -> Result<()> {
+        let keepers: Vec<Child> = self.nodes.iter_mut().filter_map(|node| node.keeper.take()).collect();
+        for keeper in &keepers {
+            if let Some(pid) = Pid::from_raw(i32::try_from(keeper.id())?) {
+                kill_process(pid, Signal::TERM)?;
+            }
+        }
+        for mut keeper in keepers {
+            keeper.wait()?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        // Only when something failed is there still something to stop; that failure is what is told.
+        let _ = self.stop();
+    }
+}
+
+/// The agent of a keeper. When both are killed together it is killed first, so that no other is started.
+fn agents(keeper: u32) -> Result<Vec<Pid>> {
+    let children = fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children"))?;
+    let is_agent = |pid: &&str| {
+        let args = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        args.split(|byte| *byte == 0).nth(1) == Some(b"agent")
+    };
+    Ok(children.split_whitespace().filter(is_agent).filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect())
+}
+
+fn done(said: Said, code: i32) -> Result<String> {
+    ensure!(said.code == code, "it ended with exit code {} and not {code}:\n{}", said.code, said.text);
+    Ok(said.text)
+}
+
+fn wait<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let begun = Instant::now();
+    loop {
+        let seen = look();
+        if let Ok(Some(found)) = seen {
+            return Ok(found);
+        }
+        if begun.elapsed() > LIMIT {
+            let last = seen.err().map_or_else(String::new, |error| format!(": {error:#}"));
+            bail!("{what}: not within {LIMIT:?}{last}");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}

@@ -1,0 +1,45 @@
+//! The claims that Tribune makes, each shown on real node processes: what must change, and what must not.
+
+mod distribution;
+mod packages;
+mod storage;
+mod vetoes;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use tribune_tests::probe::{Entry, Said};
+use tribune_tests::{Cluster, Node, PackageSource};
+
+/// Submits a built package for these nodes at a node, with these further arguments; gives the update's id.
+fn submit(at: &Node, package: &str, nodes: &[&str], further: &[&str], code: i32) -> Result<String> {
+    let targets: Vec<&str> = nodes.iter().flat_map(|node| ["--node", node]).collect();
+    let args = [&["update", "submit", package, "-o", "json"], &targets[..], further].concat();
+    let output = at.cli(&args)?.expect(code)?;
+    let id = output.json()?["update"].as_str().map(str::to_owned);
+    id.with_context(|| format!("no update in {}", output.stdout))
+}
+
+/// Builds and installs a package on these nodes.
+fn install(cluster: &Cluster, source: &PackageSource, nodes: &[&str]) -> Result<String> {
+    let file = source.build(cluster.folder())?;
+    submit(&cluster.nodes[0], &file.display().to_string(), nodes, &[], 0)
+}
+
+/// The proposals of an update that a probe has heard.
+fn proposals(log: &[Entry], update: &str) -> Vec<Value> {
+    let mut found = Vec::new();
+    for entry in log {
+        if let Said::Proposal { proposal } = &entry.said
+            && proposal["update"] == update
+        {
+            found.push(proposal.clone());
+        }
+    }
+    found
+}
+
+/// When a probe wrote the first entry that is so.
+fn when(log: &[Entry], what: &str, is: impl Fn(&Said) -> bool) -> Result<u64> {
+    let entry = log.iter().find(|entry| is(&entry.said));
+    Ok(entry.with_context(|| format!("{what} is not in the log: {log:#?}"))?.at)
+}

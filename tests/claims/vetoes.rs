@@ -1,0 +1,121 @@
+//! Who is asked, what an answer does, and what a user can decide.
+
+use anyhow::{Result, ensure};
+use tribune_tests::probe::Said;
+use tribune_tests::{Cluster, PackageSource, eventually};
+
+use crate::{install, proposals, submit};
+
+/// A chain A → B → C by module dependencies, a consumer of A's API, and a bystander.
+fn chain(version: &str) -> PackageSource {
+    PackageSource::new("chain", version)
+        .probe("a", version, &format!("provides = [\"a.api@{version}\"]"))
+        .probe("b", "the same", "depends-on = [\"a\"]")
+        .probe("c", "the same", "depends-on = [\"b\"]")
+}
+
+fn others() -> PackageSource {
+    PackageSource::new("others", "1.0.0").probe("consumer", "1", "consumes = [\"a.api@>=1\"]").probe("bystander", "1", "")
+}
+
+#[test]
+fn claim_04_the_processes_affected_are_found_and_no_other_is_asked() -> Result<()> {
+    let cluster = Cluster::start(1)?;
+    install(&cluster, &chain("1.0.0"), &["n1"])?;
+    install(&cluster, &others(), &["n1"])?;
+    let update = install(&cluster, &chain("1.1.0"), &["n1"])?;
+    let node = cluster.node("n1");
+    for module in ["chain/a", "chain/b", "chain/c", "others/consumer"] {
+        let asked = proposals(&node.log(module), &update);
+        ensure!(!asked.is_empty(), "{module} was not asked: {:#?}", node.log(module));
+    }
+    ensure!(proposals(&node.log("others/bystander"), &update).is_empty(), "the bystander was asked");
+    Ok(())
+}
+
+#[test]
+fn claim_05_each_affected_process_hears_the_same_and_its_reason_arrives_word_for_word() -> Result<()> {
+    let cluster = Cluster::start(1)?;
+    install(&cluster, &chain("1.0.0"), &["n1"])?;
+    let node = cluster.node("n1");
+    let reason = "42 calls are \"open\" – naïve, isn't it?";
+    node.tell("chain/c", &format!("veto {reason}"))?;
+    let file = chain("1.1.0").build(cluster.folder())?;
+    let update = submit(node, &file.display().to_string(), &["n1"], &[], 3)?;
+    let (mut a, mut c) = (proposals(&node.log("chain/a"), &update), proposals(&node.log("chain/c"), &update));
+    ensure!(a.len() == 1 && c.len() == 1, "asked once each: {a:?} {c:?}");
+    for proposal in a.iter_mut().chain(&mut c) {
+        proposal.as_object_mut().map(|fields| fields.remove("role"));
+    }
+    ensure!(a == c, "they saw different proposals: {a:?} {c:?}");
+    let shown = node.json(&["update", "show", &update])?;
+    ensure!(shown["vetoes"][0]["process"] == "chain/c" && shown["vetoes"][0]["reason"] == reason, "{shown}");
+    Ok(())
+}
+
+#[test]
+fn claim_06_all_are_waited_for_silence_is_a_veto_and_the_dead_abstain() -> Result<()> {
+    let cluster = Cluster::start(1)?;
+    let ask = "ask = { how = \"socket\", within = \"2s\" }";
+    let source = |version: &str| PackageSource::new("slow", version).probe("a", version, ask).probe("b", version, ask);
+    install(&cluster, &source("1.0.0"), &["n1"])?;
+    let node = cluster.node("n1");
+
+    // A slow accept is waited for.
+    node.tell("slow/a", "slow 1000")?;
+    let update = install(&cluster, &source("1.1.0"), &["n1"])?;
+    let shown = node.json(&["update", "show", &update])?;
+    let ballots = shown["nodes"]["n1"]["ballots"].as_array().map_or(0, Vec::len);
+    ensure!(shown["outcome"] == "completed" && ballots == 2, "{shown}");
+
+    // Silence until the deadline is a veto.
+    node.tell("slow/a", "slow 20000")?;
+    let file = source("1.2.0").build(cluster.folder())?;
+    let update = submit(node, &file.display().to_string(), &["n1"], &[], 3)?;
+    let shown = node.json(&["update", "show", &update])?;
+    ensure!(shown["vetoes"][0]["process"] == "slow/a" && shown["vetoes"][0]["reason"] == "no answer", "{shown}");
+    node.cli(&["update", "decide", &update, "--abort"])?.expect(0)?;
+    Ok(())
+}
+
+#[test]
+fn claim_17_one_veto_anywhere_stops_the_update_everywhere() -> Result<()> {
+    let cluster = Cluster::start(5)?;
+    let all = ["n1", "n2", "n3", "n4", "n5"];
+    let source = |version: &str| PackageSource::new("p", version).probe("m", version, "");
+    let file = source("1.0.0").build(cluster.folder())?;
+    submit(&cluster.nodes[0], &file.display().to_string(), &all, &["--strategy", "together"], 0)?;
+    let before: Vec<_> = cluster.nodes.iter().map(|node| Ok((node.pid("p/m")?, node.json(&["local", "show"])?))).collect::<Result<_>>()?;
+    cluster.node("n4").tell("p/m", "veto not now")?;
+    let file = source("2.0.0").build(cluster.folder())?;
+    let update = submit(&cluster.nodes[0], &file.display().to_string(), &all, &[], 3)?;
+    cluster.nodes[2].cli(&["update", "decide", &update, "--abort"])?.expect(0)?;
+    for (node, (pid, local)) in cluster.nodes.iter().zip(before) {
+        eventually("the node has heard of the end", || {
+            Ok(node.json(&["local", "show"])?["open"].as_object().is_some_and(serde_json::Map::is_empty).then_some(()))
+        })?;
+        ensure!(pid.is_some() && node.pid("p/m")? == pid, "a process was restarted on {}", node.name);
+        let now = node.json(&["local", "show"])?;
+        ensure!(now["current"] == local["current"] && now["kept"] == local["kept"], "a generation was made on {}", node.name);
+        ensure!(!node.data.join("local/generations/2").exists(), "a generation lies on the disk of {}", node.name);
+    }
+    Ok(())
+}
+
+#[test]
+fn claim_19_a_user_can_force_and_the_overruled_process_is_told_by_whom_and_why() -> Result<()> {
+    let cluster = Cluster::start(1)?;
+    let source = |version: &str| PackageSource::new("p", version).probe("m", version, "");
+    install(&cluster, &source("1.0.0"), &["n1"])?;
+    let node = cluster.node("n1");
+    node.tell("p/m", "veto I am busy")?;
+    let file = source("2.0.0").build(cluster.folder())?;
+    let update = submit(node, &file.display().to_string(), &["n1"], &[], 3)?;
+    node.cli(&["update", "decide", &update, "--force", "--why", "the hole is worse"])?.expect(0)?;
+    ensure!(node.watch(&update)? == 0, "it is completed");
+    let told = node.log("p/m").into_iter().any(|entry| {
+        matches!(entry.said, Said::Overruled { update: u, by, why } if u == update && by == "node n1" && why == "the hole is worse")
+    });
+    ensure!(told, "it was not told: {:#?}", node.log("p/m"));
+    Ok(())
+}

@@ -1,0 +1,289 @@
+//! Nodes as real processes on this machine's loopback, in a folder of their own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::cli::{Output, program, tribune};
+use crate::probe::{self, Entry};
+use crate::wait::eventually;
+
+/// How a node is made.
+#[derive(Debug, Clone, Default)]
+pub struct NodeOptions {
+    /// Further arguments of `init` or `join`.
+    pub args: Vec<String>,
+}
+
+impl NodeOptions {
+    /// With these further arguments.
+    pub fn with(args: &[&str]) -> Self {
+        Self { args: args.iter().map(ToString::to_string).collect() }
+    }
+}
+
+/// A node: its folder, and its keeper's process while it runs.
+#[derive(Debug)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Its data folder.
+    pub data: PathBuf,
+    keeper: Option<Child>,
+}
+
+/// Some nodes that are a cluster. When it is dropped, no process of theirs is left.
+#[derive(Debug)]
+pub struct Cluster {
+    folder: TempDir,
+    /// The nodes, in the order in which they joined.
+    pub nodes: Vec<Node>,
+}
+
+const LISTEN: [&str; 4] = ["--control", "/ip4/127.0.0.1/tcp/0", "--data-address", "/ip4/127.0.0.1/tcp/0"];
+
+impl Cluster {
+    /// So many nodes, `n1` and on, all running and in session with the master.
+    pub fn start(count: usize) -> Result<Self> {
+        Self::start_with(&vec![NodeOptions::default(); count])
+    }
+
+    /// The same, with options for each.
+    pub fn start_with(options: &[NodeOptions]) -> Result<Self> {
+        let mut cluster = Self { folder: tempfile::Builder::new().prefix("tribune-").tempdir()?, nodes: Vec::new() };
+        for options in options {
+            cluster.add(options)?;
+        }
+        cluster.settle()?;
+        Ok(cluster)
+    }
+
+    /// Adds a node, and runs it.
+    pub fn add(&mut self, options: &NodeOptions) -> Result<()> {
+        let name = format!("n{}", self.nodes.len() + 1);
+        let data = self.folder.path().join(&name);
+        let place = data.display().to_string();
+        let further: Vec<&str> = options.args.iter().map(String::as_str).collect();
+        let common = [&["--data", &place, "--name", &name], &LISTEN[..], &further].concat();
+        if self.nodes.is_empty() {
+            tribune(&[&["init"], &common[..]].concat(), "")?.expect(0)?;
+        } else {
+            let token = self.nodes[0].cli(&["token", "create"])?.expect(0)?.stdout;
+            let peer = self.nodes[0].address()?;
+            tribune(&[&["join", "--peer", &peer, "--token-file", "-"], &common[..]].concat(), &token)?.expect(0)?;
+        }
+        let mut node = Node { name, data, keeper: None };
+        node.run()?;
+        self.nodes.push(node);
+        Ok(())
+    }
+
+    /// Waits until every node is in session with the master, and the voters are as many as they should be.
+    pub fn settle(&self) -> Result<()> {
+        let voters = match self.nodes.len() {
+            0..3 => 1,
+            3..5 => 3,
+            _ => 5,
+        };
+        eventually("every node connected, and the voters made", || {
+            let nodes = self.nodes[0].json(&["node", "list"])?;
+            let items = nodes["items"].as_array().context("no items")?;
+            let connected = items.iter().filter(|node| node["connected"] == true).count();
+            let made = items.iter().filter(|node| node["role"] == "voter").count();
+            ensure!(connected == self.nodes.len() && made == voters, "{connected} connected, {made} voters");
+            Ok(Some(()))
+        })
+    }
+
+    /// A folder for a test's own files.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The node of this name.
+    pub fn node(&self, name: &str) -> &Node {
+        self.nodes.iter().find(|node| node.name == name).expect("a node of the test's own cluster")
+    }
+
+    /// The same, to stop or start it.
+    pub fn node_mut(&mut self, name: &str) -> &mut Node {
+        self.nodes.iter_mut().find(|node| node.name == name).expect("a node of the test's own cluster")
+    }
+
+    /// The name of the master, as the running nodes see it.
+    pub fn master(&self) -> Result<String> {
+        eventually("a master", || {
+            for node in self.nodes.iter().filter(|node| node.keeper.is_some()) {
+                if let Some(master) = node.json(&["status"])?["master"].as_str() {
+                    return Ok(Some(master.to_owned()));
+                }
+            }
+            Ok(None)
+        })
+    }
+
+    /// A running node that is not the master.
+    pub fn not_master(&self) -> Result<&Node> {
+        let master = self.master()?;
+        self.nodes.iter().find(|node| node.keeper.is_some() && node.name != master).context("no other node")
+    }
+}
+
+impl Node {
+    /// Runs it.
+    pub fn run(&mut self) -> Result<()> {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.data.with_extension("log"))?;
+        let keeper = Command::new(program("tribune"))
+            .args(["run", "--data", &self.data.display().to_string()])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        self.keeper = Some(keeper);
+        eventually(&format!("node {} answers", self.name), || Ok((self.cli(&["status"])?.code == 0).then_some(())))
+    }
+
+    /// A command on its own socket.
+    pub fn cli(&self, args: &[&str]) -> Result<Output> {
+        tribune(&[args, &["--data", &self.data.display().to_string()]].concat(), "")
+    }
+
+    /// What a command that must succeed prints as JSON.
+    pub fn json(&self, args: &[&str]) -> Result<Value> {
+        self.cli(&[args, &["-o", "json"]].concat())?.expect(0)?.json()
+    }
+
+    /// Where others find it, with its identity.
+    pub fn address(&self) -> Result<String> {
+        let node = self.json(&["node", "show", &self.name])?;
+        let address = node["control_addresses"][0].as_str().context("no address")?;
+        let peer = node["peer"].as_str().context("no identity")?;
+        Ok(format!("{address}/p2p/{peer}"))
+    }
+
+    /// Waits for an update's end, or for its waiting for a user; gives the exit code of `update watch`.
+    pub fn watch(&self, update: &str) -> Result<i32> {
+        Ok(self.cli(&["update", "watch", update, "--timeout", "90s"])?.code)
+    }
+
+    /// The process of a module: its pid, if it runs.
+    pub fn pid(&self, module: &str) -> Result<Option<u32>> {
+        let processes = self.json(&["process", "list"])?;
+        let items = processes["items"].as_array().context("no items")?;
+        let running = items.iter().find(|process| process["name"] == module && process["state"] == "running");
+        Ok(running.and_then(|process| process["pid"].as_u64()).and_then(|pid| u32::try_from(pid).ok()))
+    }
+
+    /// What a probe wrote to its log.
+    pub fn log(&self, module: &str) -> Vec<Entry> {
+        probe::read_log(&self.data.join("logs").join(format!("{}.log", module.replace('/', "."))))
+    }
+
+    /// Tells a probe what to do, once it listens.
+    pub fn tell(&self, module: &str, order: &str) -> Result<()> {
+        let socket = self.data.join("probes").join(module.replace('/', "."));
+        eventually(&format!("{module} on {} obeys", self.name), || probe::tell(&socket, order).map(Some))
+    }
+
+    /// Kills its agent with SIGKILL. Its keeper starts another.
+    pub fn kill_agent(&self) -> Result<()> {
+        let agent = self.agent()?.context("the node has no agent")?;
+        kill(agent);
+        Ok(())
+    }
+
+    /// The pid of its agent.
+    pub fn agent(&self) -> Result<Option<u32>> {
+        let keeper = self.keeper.as_ref().context("the node does not run")?.id();
+        Ok(processes()?.into_iter().find(|process| process.parent == keeper && process.args.get(1).is_some_and(|a| a == "agent")).map(|p| p.pid))
+    }
+
+    /// Kills keeper, agent and everything that the node has started, with SIGKILL.
+    pub fn kill_all(&mut self) -> Result<()> {
+        if let Some(mut keeper) = self.keeper.take() {
+            // It may have ended by itself.
+            let _ = keeper.kill();
+            keeper.wait()?;
+        }
+        self.kill_rest()
+    }
+
+    /// Stops it as an operator does, with SIGTERM.
+    pub fn stop(&mut self) -> Result<()> {
+        if let Some(mut keeper) = self.keeper.take() {
+            if let Some(pid) = Pid::from_raw(i32::try_from(keeper.id())?) {
+                kill_process(pid, Signal::TERM)?;
+            }
+            keeper.wait()?;
+        }
+        Ok(())
+    }
+
+    fn kill_rest(&self) -> Result<()> {
+        // A process that is being started while the others are killed is found in the next round.
+        loop {
+            let left: Vec<_> = processes()?.into_iter().filter(|process| process.belongs_to(&self.data)).collect();
+            if left.is_empty() {
+                return Ok(());
+            }
+            left.iter().for_each(|process| kill(process.pid));
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if std::thread::panicking() || std::env::var_os("TRIBUNE_TEST_LOGS").is_some() {
+            let log = fs::read_to_string(self.data.with_extension("log")).unwrap_or_default();
+            eprintln!("--- log of {}\n{log}", self.name);
+        }
+        // Whatever fails here has failed the test already.
+        let _ = self.kill_all();
+    }
+}
+
+struct Process {
+    pid: u32,
+    parent: u32,
+    args: Vec<String>,
+    environment: String,
+}
+
+impl Process {
+    fn belongs_to(&self, data: &Path) -> bool {
+        let data = data.display().to_string();
+        self.args.contains(&data) || self.environment.contains(&format!("{data}/"))
+    }
+}
+
+fn processes() -> Result<Vec<Process>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let path = entry?.path();
+        let Some(pid) = path.file_name().and_then(|name| name.to_str()?.parse().ok()) else { continue };
+        // One that has ended meanwhile has no files.
+        let (Ok(stat), Ok(args)) = (fs::read_to_string(path.join("stat")), fs::read(path.join("cmdline"))) else { continue };
+        let Some((_, rest)) = stat.rsplit_once(") ") else { continue };
+        let mut fields = rest.split(' ');
+        if fields.next() == Some("Z") {
+            continue;
+        }
+        let parent = fields.next().and_then(|parent| parent.parse().ok()).unwrap_or(0);
+        let environment = String::from_utf8_lossy(&fs::read(path.join("environ")).unwrap_or_default()).into_owned();
+        let args = args.split(|byte| *byte == 0).map(|arg| String::from_utf8_lossy(arg).into_owned()).collect();
+        found.push(Process { pid, parent, args, environment });
+    }
+    Ok(found)
+}
+
+fn kill(pid: u32) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        // It may have ended meanwhile.
+        let _ = kill_process(pid, Signal::KILL);
+    }
+}
