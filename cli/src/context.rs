@@ -81,7 +81,11 @@ impl Context {
         let live = self.print.is_live();
         let progress = move |sent: u64| {
             if live {
-                crate::output::live(&format!("uploading {} of {}", crate::output::words::size(sent), crate::output::words::size(size)));
+                crate::output::live(&format!(
+                    "uploading {} of {}",
+                    crate::output::words::size(sent),
+                    crate::output::words::size(size)
+                ));
             }
         };
         let uploaded = self.client().await?.upload(file, patience, progress).await;

@@ -12,6 +12,7 @@
 mod args;
 mod commands;
 mod context;
+mod demo;
 mod exit;
 mod json;
 mod manifests;

@@ -64,9 +64,10 @@ impl From<ClientError> for Problem {
     fn from(error: ClientError) -> Self {
         match error {
             ClientError::Api(error) => error.into(),
-            ClientError::Socket { ref source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
-                Problem::new(&error, "run the command as root or as the user the node runs as, or speak to a peer with --peer and --key")
-            }
+            ClientError::Socket { ref source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => Problem::new(
+                &error,
+                "run the command as root or as the user the node runs as, or speak to a peer with --peer and --key",
+            ),
             ClientError::Socket { .. } => Problem::with(
                 Exit::NoAnswer,
                 &error,
@@ -86,7 +87,8 @@ impl From<ClientError> for Problem {
     }
 }
 
-const ASK_AGAIN: &str = "look with `tribune status` and `tribune update list` what was done, then try again; --timeout waits longer";
+const ASK_AGAIN: &str =
+    "look with `tribune status` and `tribune update list` what was done, then try again; --timeout waits longer";
 
 impl From<ApiError> for Problem {
     fn from(error: ApiError) -> Self {
@@ -104,7 +106,9 @@ impl From<ApiError> for Problem {
                 "try again when they agree, or go past them with --force --why TEXT",
             )
             .detailed(vetoes),
-            ApiError::NotFound { .. } | ApiError::Forbidden { .. } | ApiError::Bad { .. } | ApiError::Failed { .. } => plain(error),
+            ApiError::NotFound { .. } | ApiError::Forbidden { .. } | ApiError::Bad { .. } | ApiError::Failed { .. } => {
+                plain(error)
+            }
         }
     }
 }

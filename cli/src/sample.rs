@@ -41,7 +41,10 @@ pub fn update(phase: Phase) -> Update {
         request_id: RequestId::new([0; 16]),
         request: UpdateRequest {
             kind: UpdateKind::Install,
-            targets: Targets { nodes: [(n1.clone(), [package(2)].into()), (n2.clone(), [package(2)].into())].into(), ..Targets::default() },
+            targets: Targets {
+                nodes: [(n1.clone(), [package(2)].into()), (n2.clone(), [package(2)].into())].into(),
+                ..Targets::default()
+            },
             options: UpdateOptions::default(),
         },
         by: Author { key: PublicKey::new([3; 32]), name: "ada".into() },
@@ -64,7 +67,9 @@ pub fn vetoed() -> UpdateInfo {
     UpdateInfo {
         update,
         waiting: Some(Waiting {
-            waiting_for: WaitingFor::Decision { about: vec!["billing/billingd (pid 412) on node n2: the day is being closed".into()] },
+            waiting_for: WaitingFor::Decision {
+                about: vec!["billing/billingd (pid 412) on node n2: the day is being closed".into()],
+            },
             since: Timestamp(5_000),
             can: vec!["tribune update decide u7 --abort".into()],
         }),

@@ -10,7 +10,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout_at};
 use tribune_messages::ADMIN_PROTOCOL;
-use tribune_messages::api::{ApiError, ApiRequest, ApiResponse, ApiResult, Identity as Who, LONGEST_WAIT, MAX_API_FRAME, Query, Wait};
+use tribune_messages::api::{
+    ApiError, ApiRequest, ApiResponse, ApiResult, Identity as Who, LONGEST_WAIT, MAX_API_FRAME, Query, Wait,
+};
 use tribune_p2p::network::NetworkError;
 use tribune_p2p::{Channel, ChannelError, Identity, Limits, Multiaddr, Network, NetworkConfig, OpenError, PeerId};
 use tribune_raft_store::command::{Accepted, Order, OrderError, SIGNING_CONTEXT, SignedOrder, UserCommand};
@@ -241,7 +243,12 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::ask`], and when the file cannot be read.
-    pub async fn upload(&mut self, file: &Path, within: Duration, sent: impl Fn(u64) + Send + Sync) -> Result<Uploaded, ClientError> {
+    pub async fn upload(
+        &mut self,
+        file: &Path,
+        within: Duration,
+        sent: impl Fn(u64) + Send + Sync,
+    ) -> Result<Uploaded, ClientError> {
         let failed = |source| ClientError::File { path: file.to_owned(), source };
         let size = tokio::fs::metadata(file).await.map_err(failed)?.len();
         let within = within + Duration::from_secs(size / SLOWEST_COPY);
@@ -278,7 +285,12 @@ impl Client {
         answer.map_err(said)
     }
 
-    async fn upload_once(&mut self, file: tokio::fs::File, size: u64, sent: &(impl Fn(u64) + Sync)) -> Result<ApiResponse, Failed> {
+    async fn upload_once(
+        &mut self,
+        file: tokio::fs::File,
+        size: u64,
+        sent: &(impl Fn(u64) + Sync),
+    ) -> Result<ApiResponse, Failed> {
         use tokio::io::AsyncReadExt;
         let channel = self.connected().await?;
         let (mut sender, mut receiver) = channel.split();
@@ -361,7 +373,9 @@ async fn call_any(network: &Network, peers: &[Peer], next: &mut usize) -> Result
 
 fn broken(error: ChannelError) -> Failed {
     match error {
-        ChannelError::TooLarge { .. } | ChannelError::Malformed(_) | ChannelError::Source(_) => Failed::ForGood(ClientError::Lost(error)),
+        ChannelError::TooLarge { .. } | ChannelError::Malformed(_) | ChannelError::Source(_) => {
+            Failed::ForGood(ClientError::Lost(error))
+        }
         error => Failed::Perhaps(ClientError::Lost(error)),
     }
 }
@@ -380,10 +394,7 @@ fn repeatable(request: &ApiRequest) -> bool {
 
 /// Whether a question waits for something new by itself.
 fn waits(request: &ApiRequest) -> bool {
-    matches!(
-        request,
-        ApiRequest::Query(Query::Update { after: Some(_), .. } | Query::Events { wait: Wait::ForSomething, .. })
-    )
+    matches!(request, ApiRequest::Query(Query::Update { after: Some(_), .. } | Query::Events { wait: Wait::ForSomething, .. }))
 }
 
 /// Signs an order with a user's key.

@@ -65,7 +65,9 @@ pub enum NodeError {
     #[error(transparent)]
     Network(#[from] NetworkError),
     /// The address of the peer to join by is not complete.
-    #[error("{address} does not say which peer is there: use an address such as /ip4/10.0.0.5/tcp/7400/p2p/12D3Koo…, which `tribune token create` prints")]
+    #[error(
+        "{address} does not say which peer is there: use an address such as /ip4/10.0.0.5/tcp/7400/p2p/12D3Koo…, which `tribune token create` prints"
+    )]
     PeerAddress {
         /// What was given.
         address: Multiaddr,

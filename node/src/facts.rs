@@ -53,10 +53,7 @@ fn discovered(platform: &Platform) -> BTreeMap<CharacteristicKey, String> {
         found.extend([("os", Some(os.clone())), ("arch", Some(arch.clone()))]);
     }
     let usable = |value: &String| !value.is_empty() && value.len() <= LONGEST_VALUE && !value.chars().any(char::is_control);
-    found
-        .into_iter()
-        .filter_map(|(key, value)| Some((CharacteristicKey::new(key).ok()?, value.filter(usable)?)))
-        .collect()
+    found.into_iter().filter_map(|(key, value)| Some((CharacteristicKey::new(key).ok()?, value.filter(usable)?))).collect()
 }
 
 fn memory_mib() -> Option<u64> {

@@ -12,10 +12,10 @@ use tracing::Instrument;
 use tribune_agent::agent::{Agent, AgentConfig};
 use tribune_agent::keeper::{Children, KeeperClient};
 use tribune_keeper::{Event, Hello};
+use tribune_p2p::Identity;
 use tribune_p2p::blobs::BlobStore;
 use tribune_p2p::network::NetworkError;
 use tribune_p2p::transfer::{Fetcher, serve_blobs};
-use tribune_p2p::Identity;
 
 use crate::api::{Api, UserSocket};
 use crate::belief::{Belief, BeliefKeeper, record_peer};
@@ -79,7 +79,8 @@ impl Node {
         let identity = Identity::load(&data.identity())?;
         let belief = BeliefKeeper::open(&data)?;
         check(&data, &settings, &identity, &belief.watch().borrow())?;
-        let runtime = RaftRuntime::start().map_err(|error| NodeError::Start { part: "Raft's threads", why: error.to_string() })?;
+        let runtime =
+            RaftRuntime::start().map_err(|error| NodeError::Start { part: "Raft's threads", why: error.to_string() })?;
         let networks = listen(&runtime, &identity, &settings, &data).await?;
         let started = Starting { data, settings, identity, belief, runtime, networks: networks.clone(), raft_settings };
         match started.start(kept).await {
@@ -160,7 +161,12 @@ fn check(data: &DataFolder, settings: &Settings, identity: &Identity, belief: &B
 }
 
 /// Starts the networks, the control network on Raft's threads. An agent before this one may still be about to end.
-async fn listen(runtime: &RaftRuntime, identity: &Identity, settings: &Settings, data: &DataFolder) -> Result<Networks, NodeError> {
+async fn listen(
+    runtime: &RaftRuntime,
+    identity: &Identity,
+    settings: &Settings,
+    data: &DataFolder,
+) -> Result<Networks, NodeError> {
     let began = Instant::now();
     loop {
         let (identity, settings, data) = (identity.clone(), settings.clone(), data.clone());
@@ -218,7 +224,6 @@ impl Starting {
         let control = networks.control.clone();
         let (to_seat, to_seen) = (seat.subscribe(), seen.subscribe());
         let answers = Peers {
-            me,
             control: control.clone(),
             belief: believed.clone(),
             seat: to_seat.clone(),

@@ -26,7 +26,8 @@ const AT_ONCE: usize = 64;
 const JOINS_AT_ONCE: usize = 16;
 /// How long the master may take to let a node in; its connection lasts no longer.
 const JOIN_WITHIN: Duration = Duration::from_secs(8);
-const LIMITS: Limits = Limits { max_frame: MAX_PEER_FRAME, send_time: Duration::from_secs(10), recv_time: Some(Duration::from_secs(600)) };
+const LIMITS: Limits =
+    Limits { max_frame: MAX_PEER_FRAME, send_time: Duration::from_secs(10), recv_time: Some(Duration::from_secs(600)) };
 
 /// Calls to other nodes.
 pub(crate) fn client(control: &Network) -> RpcClient {
@@ -36,7 +37,6 @@ pub(crate) fn client(control: &Network) -> RpcClient {
 /// What the answers are made of.
 #[derive(Clone)]
 pub(crate) struct Peers {
-    pub(crate) me: PeerId,
     pub(crate) control: Network,
     pub(crate) belief: watch::Receiver<Arc<Belief>>,
     pub(crate) seat: watch::Receiver<Option<Seat>>,

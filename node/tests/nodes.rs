@@ -237,9 +237,7 @@ async fn three_nodes_become_voters_and_another_is_master_when_the_master_stops()
     }
     n1.stop().await;
     for node in &others {
-        let status = node.until("another master", |status| {
-            status.master.as_ref().is_some_and(|master| master.as_str() != "n1")
-        });
+        let status = node.until("another master", |status| status.master.as_ref().is_some_and(|master| master.as_str() != "n1"));
         status.await;
     }
     for node in others {

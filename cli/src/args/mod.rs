@@ -142,6 +142,8 @@ pub enum Command {
     /// Say who may do what
     #[command(subcommand)]
     Admin(AdminCommand),
+    /// Show the life of some updates on five nodes, started on this machine for it
+    Demo,
     /// Print completions for a shell
     Completions {
         /// Which shell
@@ -167,10 +169,8 @@ impl Cli {
     /// What is wrong with them, or the help that was asked for.
     pub fn try_read(args: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Self, clap::Error> {
         let cli = Self::try_parse_from(args)?;
-        let builds = matches!(
-            cli.command,
-            Command::Package(PackageCommand::Build { .. }) | Command::Image(ImageCommand::Build { .. })
-        );
+        let builds =
+            matches!(cli.command, Command::Package(PackageCommand::Build { .. }) | Command::Image(ImageCommand::Build { .. }));
         match cli.global.file() {
             Some(file) if !builds => {
                 let wrong = format!("\"{}\" is no way to print; use -o table or -o json", file.display());

@@ -69,8 +69,10 @@ pub struct InitArgs {
 
 /// Brings a node into a cluster.
 #[derive(Debug, Args)]
-#[command(after_help = "The token is read from --token-file, or else from TRIBUNE_TOKEN. It is never an argument: arguments can be seen by everyone.\n\n\
-    Example:\n  tribune join --name n2 --peer /ip4/10.0.0.1/tcp/7400/p2p/12D3Koo… --token-file token")]
+#[command(
+    after_help = "The token is read from --token-file, or else from TRIBUNE_TOKEN. It is never an argument: arguments can be seen by everyone.\n\n\
+    Example:\n  tribune join --name n2 --peer /ip4/10.0.0.1/tcp/7400/p2p/12D3Koo… --token-file token"
+)]
 pub struct JoinArgs {
     /// What the node is like.
     #[command(flatten)]

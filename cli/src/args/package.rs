@@ -42,7 +42,9 @@ pub enum PackageCommand {
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
     /// Build an image file (.timg) from package files
-    #[command(after_help = "-o FILE.timg names the file to write.\n\nA target list is TOML:\n  [nodes]\n  n1 = [\"billing\", \"rates@2.0.0\"]\n  [classes]\n  edge = [\"billing\"]")]
+    #[command(
+        after_help = "-o FILE.timg names the file to write.\n\nA target list is TOML:\n  [nodes]\n  n1 = [\"billing\", \"rates@2.0.0\"]\n  [classes]\n  edge = [\"billing\"]"
+    )]
     Build {
         /// Which nodes and classes get which packages
         #[arg(long, value_name = "FILE")]

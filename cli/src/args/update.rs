@@ -106,7 +106,16 @@ pub struct UpdateOptionArgs {
 
 impl From<&UpdateOptionArgs> for UpdateOptions {
     fn from(args: &UpdateOptionArgs) -> Self {
-        let UpdateOptionArgs { strategy, on_failure, decide_within, max_defer, skip_away, accept_discrepancy, again, allow_drift } = args;
+        let UpdateOptionArgs {
+            strategy,
+            on_failure,
+            decide_within,
+            max_defer,
+            skip_away,
+            accept_discrepancy,
+            again,
+            allow_drift,
+        } = args;
         Self {
             strategy: (*strategy).into(),
             on_failure: (*on_failure).into(),

@@ -65,9 +65,14 @@ pub async fn class(context: &mut Context, command: ClassCommand) -> Done {
                 return Err(Problem::with(Exit::Usage, format!("node {both} is both added and removed"), "name it once"));
             }
             let changes = [("added", &add), ("removed", &remove)];
-            let changes = changes.iter().filter(|(_, nodes)| !nodes.is_empty()).map(|(what, nodes)| format!("{what} {}", list(*nodes)));
+            let changes =
+                changes.iter().filter(|(_, nodes)| !nodes.is_empty()).map(|(what, nodes)| format!("{what} {}", list(*nodes)));
             let changes: Vec<String> = changes.collect();
-            let what = if changes.is_empty() { format!("class {class} is there") } else { format!("class {class}: {}", changes.join("; ")) };
+            let what = if changes.is_empty() {
+                format!("class {class} is there")
+            } else {
+                format!("class {class}: {}", changes.join("; "))
+            };
             let (add, remove): (BTreeSet<_>, BTreeSet<_>) = (add.into_iter().collect(), remove.into_iter().collect());
             context.order(UserCommand::SetClass { class, add, remove }).await?;
             show_done(context, &what);

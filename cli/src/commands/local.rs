@@ -26,7 +26,9 @@ pub async fn local(context: &mut Context, command: LocalCommand) -> Done {
             let generation = match to {
                 Some(to) if info.kept.contains_key(&to) => to,
                 Some(to) => return Err(Problem::unknown("generation", to, &kept)),
-                None => return Err(Problem::new("this node has nothing to go back to", "`tribune local show` lists what it keeps")),
+                None => {
+                    return Err(Problem::new("this node has nothing to go back to", "`tribune local show` lists what it keeps"));
+                }
             };
             let request = ApiRequest::LocalRegress { generation: Some(generation), force: args.why };
             let ApiResponse::Regressed { current } = context.ask(request).await? else { return Err(unexpected("a regress")) };

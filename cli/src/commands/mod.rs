@@ -48,6 +48,7 @@ fn dispatch(cli: Cli) -> Done<ExitCode> {
         Command::Shim => Ok(tribune_keeper::shim_main()),
         Command::Agent => Ok(setup::agent(&global)),
         Command::Run => Ok(setup::run(&global)),
+        Command::Demo => crate::demo::run().map(|()| ExitCode::SUCCESS).map_err(|error| plain(format!("the demo stopped: {error:#}"))),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tribune", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
@@ -76,7 +77,7 @@ async fn client(context: &mut Context, command: Command) -> Done {
         Command::Regress(args) => update::regress(context, args).await,
         Command::Events(args) => events::events(context, args).await,
         Command::Local(command) => local::local(context, command).await,
-        Command::Run | Command::Agent | Command::Shim | Command::Completions { .. } => {
+        Command::Run | Command::Agent | Command::Shim | Command::Demo | Command::Completions { .. } => {
             Err(plain("this command is no client's command"))
         }
     }

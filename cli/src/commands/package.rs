@@ -12,8 +12,8 @@ use crate::exit::Exit;
 use crate::json::{FileView, Many, PackageView, TargetsView};
 use crate::manifests::Manifests;
 use crate::names::Names;
-use crate::output::words::{count, size};
 use crate::output::package as text;
+use crate::output::words::{count, size};
 use crate::problem::{Done, Problem, plain};
 
 /// `package …`.
@@ -40,7 +40,8 @@ pub async fn package(context: &mut Context, command: PackageCommand) -> Done {
 pub async fn image(context: &mut Context, command: ImageCommand) -> Done {
     match command {
         ImageCommand::Build { targets, packages } => {
-            let output = context.global.file().map(Path::to_owned).ok_or_else(|| plain("name the file to write with -o FILE.timg"))?;
+            let output =
+                context.global.file().map(Path::to_owned).ok_or_else(|| plain("name the file to write with -o FILE.timg"))?;
             let targets = targets.as_deref().map(Targets::read).transpose().map_err(plain)?;
             let built = build_image(&packages, targets, &output).map_err(plain)?;
             let view = BuiltView {
@@ -84,7 +85,14 @@ fn build(context: &Context, description: &Path) -> Done<()> {
     };
     let what = || {
         let modules = count(built.manifest.modules.len(), "module");
-        format!("built {}: {} {}, {modules}, {}, id {}", view.file, built.manifest.name, built.manifest.version, size(view.size), built.id)
+        format!(
+            "built {}: {} {}, {modules}, {}, id {}",
+            view.file,
+            built.manifest.name,
+            built.manifest.version,
+            size(view.size),
+            built.id
+        )
     };
     context.print.show("built", what, || &view);
     Ok(())
@@ -128,7 +136,10 @@ async fn publish(context: &mut Context, file: &Path) -> Done<()> {
         lines.collect()
     };
     context.print.show("published", what, || PublishedView {
-        packages: all.iter().map(|package| PublishedPackage { id: package.id.clone(), package: package.package.clone() }).collect(),
+        packages: all
+            .iter()
+            .map(|package| PublishedPackage { id: package.id.clone(), package: package.package.clone() })
+            .collect(),
         copies,
     });
     Ok(())
@@ -147,8 +158,11 @@ async fn package_names(context: &mut Context) -> Done<Vec<String>> {
 async fn show(context: &mut Context, package: &PackageRef) -> Done<()> {
     let packages = context.packages(Some(package.name.clone())).await?;
     let manifests = Manifests::of_store(&packages)?;
-    let meant: Vec<(&PackageInfo, _)> =
-        packages.iter().filter_map(|info| Some((info, manifests.get(&info.id)?))).filter(|(_, manifest)| package.means(manifest)).collect();
+    let meant: Vec<(&PackageInfo, _)> = packages
+        .iter()
+        .filter_map(|info| Some((info, manifests.get(&info.id)?)))
+        .filter(|(_, manifest)| package.means(manifest))
+        .collect();
     if meant.is_empty() {
         let there_are = if packages.is_empty() { package_names(context).await? } else { versions(&manifests) };
         return Err(Problem::unknown("package", package, &there_are));

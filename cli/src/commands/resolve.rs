@@ -46,7 +46,10 @@ impl Fleet {
                 let known = if known.is_empty() { self.full_names(|_| true) } else { known };
                 Err(Problem::unknown("package", wanted, &known))
             }
-            _ => Err(ambiguous(wanted, &texts(meant.iter().map(|(_, manifest)| format!("{}@{}", manifest.name, manifest.version))))),
+            _ => Err(ambiguous(
+                wanted,
+                &texts(meant.iter().map(|(_, manifest)| format!("{}@{}", manifest.name, manifest.version))),
+            )),
         }
     }
 
@@ -99,7 +102,8 @@ fn chosen(args: &TargetArgs, image: &Inspection) -> Done<BTreeSet<PackageId>> {
 
 fn in_image(wanted: &PackageRef, image: &Inspection) -> Done<PackageId> {
     let meant: Vec<_> = image.packages.iter().filter(|package| wanted.means(&package.manifest)).collect();
-    let full = |package: &&tribune_package::build::InspectedPackage| format!("{}@{}", package.manifest.name, package.manifest.version);
+    let full =
+        |package: &&tribune_package::build::InspectedPackage| format!("{}@{}", package.manifest.name, package.manifest.version);
     match meant[..] {
         [package] => Ok(package.id),
         [] => {
@@ -118,7 +122,8 @@ fn own_list(args: &TargetArgs, image: &Inspection, list: &tribune_package::Targe
     for class in list.classes.keys() {
         fleet.class(class).map_err(refused_whole)?;
     }
-    let ids = |wanted: &BTreeSet<PackageRef>| wanted.iter().map(|package| in_image(package, image)).collect::<Done<BTreeSet<_>>>();
+    let ids =
+        |wanted: &BTreeSet<PackageRef>| wanted.iter().map(|package| in_image(package, image)).collect::<Done<BTreeSet<_>>>();
     let mut targets = Targets::default();
     for (node, wanted) in &list.nodes {
         targets.nodes.insert(node.clone(), ids(wanted)?);
@@ -132,7 +137,10 @@ fn own_list(args: &TargetArgs, image: &Inspection, list: &tribune_package::Targe
     if !args.package.is_empty() {
         keep_packages(&mut targets, &chosen(args, image)?);
         if targets.nodes.is_empty() && targets.classes.is_empty() {
-            return Err(Problem::new("the image's list has nothing of this for these nodes", "`tribune image inspect` shows the list"));
+            return Err(Problem::new(
+                "the image's list has nothing of this for these nodes",
+                "`tribune image inspect` shows the list",
+            ));
         }
     }
     Ok(targets)
@@ -189,7 +197,10 @@ pub fn regress_targets(args: &RegressArgs, fleet: &Fleet) -> Done<Targets> {
         let members = &fleet.class(class)?.nodes;
         let each: Vec<_> = members.iter().map(|node| go_back_to(args, fleet.node(node)?, fleet)).collect::<Done<_>>()?;
         let Some(first) = each.first() else {
-            return Err(Problem::new(format!("class {class} has no nodes"), "`tribune class list` shows the classes and their nodes"));
+            return Err(Problem::new(
+                format!("class {class} has no nodes"),
+                "`tribune class list` shows the classes and their nodes",
+            ));
         };
         if let Some(place) = each.iter().position(|ids| ids != first) {
             let what = format!("nodes {} and {} of class {class} had different versions before", members[0], members[place]);
@@ -213,7 +224,10 @@ fn version_before(package: &PackageRef, info: &NodeInfo) -> Done<PackageId> {
     let node = &info.node;
     let Some(now) = node.current.packages.get(&package.name) else {
         let has = texts(node.current.packages.keys());
-        return Err(Problem::new(format!("node {} does not have package {}", node.name, package.name), format!("it has: {}", list(has))));
+        return Err(Problem::new(
+            format!("node {} does not have package {}", node.name, package.name),
+            format!("it has: {}", list(has)),
+        ));
     };
     let mut generation = node.current.replaced;
     while let Some(older) = generation.and_then(|number| node.kept.get(&number)) {

@@ -97,7 +97,11 @@ struct JoinedView {
 pub async fn join(context: &mut Context, args: JoinArgs) -> Done {
     let JoinArgs { node, token_file } = args;
     let Some(peer) = context.global.peer.first() else {
-        return Err(Problem::with(Exit::Usage, "no node of the cluster was named", "name one with --peer; `tribune init` printed its address"));
+        return Err(Problem::with(
+            Exit::Usage,
+            "no node of the cluster was named",
+            "name one with --peer; `tribune init` printed its address",
+        ));
     };
     let options = JoinOptions {
         data: context.global.data.clone(),
@@ -191,6 +195,7 @@ fn write_secret(path: &Path, secret: &str) -> Done<()> {
         writeln!(file, "{secret}")?;
         file.sync_all()
     };
-    let failed = |error: std::io::Error| Problem::new(format!("{} cannot be written: {error}", path.display()), "name a new file");
+    let failed =
+        |error: std::io::Error| Problem::new(format!("{} cannot be written: {error}", path.display()), "name a new file");
     write().map_err(failed)
 }

@@ -55,7 +55,11 @@ async fn fleet(context: &mut Context) -> Done<Fleet> {
 }
 
 /// What was given as a file, and which nodes get what.
-async fn wanted(context: &mut Context, args: &TargetArgs, options: UpdateOptions) -> Done<(Option<Inspection>, Fleet, UpdateRequest)> {
+async fn wanted(
+    context: &mut Context,
+    args: &TargetArgs,
+    options: UpdateOptions,
+) -> Done<(Option<Inspection>, Fleet, UpdateRequest)> {
     let image = args.image.as_deref().map(read_file).transpose()?;
     let fleet = fleet(context).await?;
     let targets = targets(args, image.as_ref(), &fleet)?;
@@ -71,9 +75,14 @@ async fn plan(context: &mut Context, args: PlanArgs) -> Done {
     let (image, fleet, request) = wanted(context, &args.targets, (&args.options).into()).await?;
     if let Some(package) = unpublished(image.as_ref(), &fleet).first() {
         let what = format!("package {}@{} is not in the package store yet", package.manifest.name, package.manifest.version);
-        return Err(Problem::new(what, "publish the file first, with `tribune package publish FILE`; a plan is made from what the store has"));
+        return Err(Problem::new(
+            what,
+            "publish the file first, with `tribune package publish FILE`; a plan is made from what the store has",
+        ));
     }
-    let ApiResponse::Plan(plan) = context.ask(ApiRequest::Plan(Box::new(request))).await? else { return Err(unexpected("a plan")) };
+    let ApiResponse::Plan(plan) = context.ask(ApiRequest::Plan(Box::new(request))).await? else {
+        return Err(unexpected("a plan"));
+    };
     let names = fleet.packages.names();
     context.print.show("plan", || text::plan(&plan, &names), || PlanView::of(&plan, &names));
     if plan.blockers.is_empty() {
@@ -120,7 +129,8 @@ async fn begin(context: &mut Context, request: UpdateRequest, detach: bool) -> D
 pub async fn regress(context: &mut Context, args: RegressArgs) -> Done {
     let fleet = fleet(context).await?;
     let targets = regress_targets(&args, &fleet)?;
-    let options = UpdateOptions { skip_away: args.skip_away, allow_drift: args.allow_drift, force: args.why, ..UpdateOptions::default() };
+    let options =
+        UpdateOptions { skip_away: args.skip_away, allow_drift: args.allow_drift, force: args.why, ..UpdateOptions::default() };
     begin(context, UpdateRequest { kind: UpdateKind::Regress, targets, options }, args.detach).await
 }
 

@@ -28,7 +28,20 @@ pub struct StatusView {
 impl StatusView {
     /// The view of a node's status.
     pub fn of(status: &Status) -> Self {
-        let Status { cluster, node, version, master, no_master_for, role, nodes, voters, age, generation, open_updates, problems } = status;
+        let Status {
+            cluster,
+            node,
+            version,
+            master,
+            no_master_for,
+            role,
+            nodes,
+            voters,
+            age,
+            generation,
+            open_updates,
+            problems,
+        } = status;
         Self {
             cluster: cluster.to_string(),
             node: node.to_string(),

@@ -25,7 +25,10 @@ fn check_documented(value: &Value) {
     match value {
         Value::Object(fields) => {
             for (key, value) in fields {
-                assert!(NAMES.contains(&key.as_str()) || DOCUMENTED.contains(&format!("`{key}`")), "field {key} is not in docs/JSON.md");
+                assert!(
+                    NAMES.contains(&key.as_str()) || DOCUMENTED.contains(&format!("`{key}`")),
+                    "field {key} is not in docs/JSON.md"
+                );
                 check_documented(value);
             }
         }

@@ -100,7 +100,8 @@ impl UpdateView {
         let UpdateInfo { update, waiting, packages, index: _, now } = info;
         let names = Names::of(packages);
         let (phase, wave, outcome) = phase(&update.phase);
-        let progress = |(name, node): (&NodeName, &NodeProgress)| (name.to_string(), ProgressView::of(update, name, node, &names));
+        let progress =
+            |(name, node): (&NodeName, &NodeProgress)| (name.to_string(), ProgressView::of(update, name, node, &names));
         Self {
             update: update.id.to_string(),
             kind: word(&update.request.kind),
@@ -159,8 +160,17 @@ struct OptionsView {
 
 impl OptionsView {
     fn of(options: &UpdateOptions) -> Self {
-        let UpdateOptions { strategy, on_failure, decide_within, max_defer, skip_away, accept_discrepancies, again, allow_drift, force } =
-            options;
+        let UpdateOptions {
+            strategy,
+            on_failure,
+            decide_within,
+            max_defer,
+            skip_away,
+            accept_discrepancies,
+            again,
+            allow_drift,
+            force,
+        } = options;
         Self {
             strategy: word(strategy),
             on_failure: word(on_failure),

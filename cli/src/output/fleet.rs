@@ -21,7 +21,8 @@ fn facts<const N: usize>(facts: [(&str, String); N]) -> Table {
 
 /// `status`.
 pub fn status(status: &Status) -> String {
-    let Status { cluster, node, version, master, no_master_for, role, nodes, voters, age, generation, open_updates, problems } = status;
+    let Status { cluster, node, version, master, no_master_for, role, nodes, voters, age, generation, open_updates, problems } =
+        status;
     let master = match (master, no_master_for) {
         (Some(master), _) => master.to_string(),
         (None, Some(since)) => format!("none for {}", span(*since)),

@@ -29,7 +29,12 @@ pub fn packages(packages: &[PackageInfo], manifests: &Manifests) -> String {
 /// `package show` of a package in the store.
 pub fn stored(info: &PackageInfo, text: &Manifest) -> String {
     let head = format!("{}id         {}\n", manifest_head(text), info.id);
-    let published = format!("published  {} by {}, on {}\n", time(info.published), clean(&info.published_by), count(info.copies as usize, "voter"));
+    let published = format!(
+        "published  {} by {}, on {}\n",
+        time(info.published),
+        clean(&info.published_by),
+        count(info.copies as usize, "voter")
+    );
     format!("{head}{published}\n{}", modules(text))
 }
 

@@ -1,9 +1,7 @@
 //! Updates and plans as text: what an update waits for, since when, and what can be done.
 
 use tribune_messages::api::{UpdateInfo, UpdateSummary};
-use tribune_raft_store::model::{
-    Answer, BallotCast, Decision, NodeName, NodePlan, Phase, Plan, Timestamp, Update, UpdateKind,
-};
+use tribune_raft_store::model::{Answer, BallotCast, Decision, NodeName, NodePlan, Phase, Plan, Timestamp, Update, UpdateKind};
 use tribune_raft_store::record::WaitingFor;
 
 use super::table::Table;
@@ -147,7 +145,10 @@ fn ballots(update: &Update) -> String {
         text.push_str(&format!("\n{table}\n"));
     }
     if accepted > 0 {
-        text.push_str(&format!("\n{} accepted\n", if accepted == 1 { "1 process".into() } else { format!("{accepted} processes") }));
+        text.push_str(&format!(
+            "\n{} accepted\n",
+            if accepted == 1 { "1 process".into() } else { format!("{accepted} processes") }
+        ));
     }
     text
 }
@@ -184,7 +185,8 @@ fn discrepancies(update: &Update) -> String {
     if update.discrepancies.is_empty() {
         return String::new();
     }
-    let lines: String = update.discrepancies.iter().map(|discrepancy| format!("  - {}\n", clean(&discrepancy.to_string()))).collect();
+    let lines: String =
+        update.discrepancies.iter().map(|discrepancy| format!("  - {}\n", clean(&discrepancy.to_string()))).collect();
     format!("\nneeds that are not met\n{lines}")
 }
 
@@ -199,7 +201,13 @@ pub fn plan(plan: &Plan, names: &Names) -> String {
         let mut table = Table::new(["node", "wave", "packages", "modules", "from"]);
         for (name, node) in &plan.nodes {
             let source = if node.local { "local storage" } else { "package store" };
-            table.row([name.to_string(), wave_of(plan, name), changes(node, names), or_dash(count(node.modules.len(), "module")), source.into()]);
+            table.row([
+                name.to_string(),
+                wave_of(plan, name),
+                changes(node, names),
+                or_dash(count(node.modules.len(), "module")),
+                source.into(),
+            ]);
         }
         text.push_str(&format!("{table}\n"));
     }

@@ -125,10 +125,13 @@ mod tests {
 
     #[test]
     fn times_and_sizes_are_short_and_exact() {
-        for (given, text) in [(0, "0s"), (250, "250ms"), (59_999, "59s"), (200_000, "3m 20s"), (7_260_000, "2h 1m"), (180_000_000, "2d 2h")] {
+        for (given, text) in
+            [(0, "0s"), (250, "250ms"), (59_999, "59s"), (200_000, "3m 20s"), (7_260_000, "2h 1m"), (180_000_000, "2d 2h")]
+        {
             assert_eq!(millis(given), text);
         }
-        for (given, text) in [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536 << 10, "1.5 MiB"), (u64::MAX, "16383.9 PiB")] {
+        for (given, text) in [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536 << 10, "1.5 MiB"), (u64::MAX, "16383.9 PiB")]
+        {
             assert_eq!(size(given), text);
         }
         assert_eq!(time(Timestamp(0)), "1970-01-01 00:00:00");

@@ -98,7 +98,10 @@ impl From<&Child> for SavedChild {
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     /// A keeper lives there.
-    #[error("another keeper{} runs on {}; this node runs already: stop it first, or use another data folder", .pid.as_ref().map(|pid| format!(" (pid {pid})")).unwrap_or_default(), .folder.display())]
+    #[error(
+        "another keeper{} runs on {}: this node runs already; stop it first, or use another data folder",
+        named(.pid.as_deref()), .folder.display()
+    )]
     Taken {
         /// The folder.
         folder: PathBuf,
@@ -123,6 +126,10 @@ pub enum FolderError {
         /// What it said.
         source: io::Error,
     },
+}
+
+fn named(pid: Option<&str>) -> String {
+    pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
 }
 
 /// The keeper's folder, locked for as long as this lives.

@@ -99,7 +99,8 @@ impl Api {
         let belief = self.belief.borrow();
         let Some(name) = node.filter(|name| **name != belief.name) else { return Ok(None) };
         let known = belief.node(name).and_then(|node| network_peer(&node.peer));
-        let missing = || ApiError::NotFound { what: format!("there is no node {name}; `tribune node list` shows those there are") };
+        let missing =
+            || ApiError::NotFound { what: format!("there is no node {name}; `tribune node list` shows those there are") };
         known.map(Some).ok_or_else(missing)
     }
 

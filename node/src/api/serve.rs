@@ -24,7 +24,8 @@ use crate::error::{NodeError, file_error};
 /// Streams of each kind that are served at once.
 const AT_ONCE: usize = 128;
 /// A user's stream may rest for so long between two requests.
-const LIMITS: Limits = Limits { max_frame: MAX_API_FRAME, send_time: Duration::from_secs(30), recv_time: Some(Duration::from_secs(600)) };
+const LIMITS: Limits =
+    Limits { max_frame: MAX_API_FRAME, send_time: Duration::from_secs(30), recv_time: Some(Duration::from_secs(600)) };
 /// How long a socket that cannot take connections (no free descriptor) is left alone.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 /// The longest path of a socket; the system has no place for more.
@@ -44,7 +45,9 @@ impl UserSocket {
     pub(crate) fn bind(path: &Path) -> Result<Self, NodeError> {
         let length = path.as_os_str().len();
         if length > LONGEST_SOCKET_PATH {
-            let why = format!("the path has {length} bytes, and that of a socket may have {LONGEST_SOCKET_PATH}; use a shorter data folder");
+            let why = format!(
+                "the path has {length} bytes, and that of a socket may have {LONGEST_SOCKET_PATH}; use a shorter data folder"
+            );
             return Err(file_error("bind the socket", path)(io::Error::new(io::ErrorKind::InvalidInput, why)));
         }
         remove_file(path)?;

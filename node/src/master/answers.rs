@@ -59,17 +59,14 @@ pub(super) fn updates(record: &Record, limit: usize) -> Vec<UpdateSummary> {
 fn summary(record: &Record, update: &Update) -> UpdateSummary {
     let planned = update.plan.as_ref().map_or(0, |plan| plan.nodes.len());
     let nodes = update.nodes.len().max(planned);
-    let mut packages: Vec<String> =
-        changes(update).filter_map(|change| named(record, update, change)).map(|(name, version)| format!("{name} {version}")).collect();
+    let mut packages: Vec<String> = changes(update)
+        .filter_map(|change| named(record, update, change))
+        .map(|(name, version)| format!("{name} {version}"))
+        .collect();
     packages.sort();
     packages.dedup();
-    let header = Update {
-        plan: None,
-        nodes: BTreeMap::new(),
-        decisions: Vec::new(),
-        discrepancies: Vec::new(),
-        ..update.clone()
-    };
+    let header =
+        Update { plan: None, nodes: BTreeMap::new(), decisions: Vec::new(), discrepancies: Vec::new(), ..update.clone() };
     UpdateSummary { update: header, nodes: u32::try_from(nodes).unwrap_or(u32::MAX), packages }
 }
 
@@ -90,8 +87,7 @@ fn named(record: &Record, update: &Update, change: &PackageChange) -> Option<(Pa
 pub(super) fn update(record: &Record, update: &Update, index: u64, now: Timestamp) -> UpdateInfo {
     let targets = &update.request.targets;
     let ids = changes(update).flat_map(|change| change.from.into_iter().chain(change.to));
-    let ids: BTreeSet<PackageId> =
-        ids.chain(targets.nodes.values().chain(targets.classes.values()).flatten().copied()).collect();
+    let ids: BTreeSet<PackageId> = ids.chain(targets.nodes.values().chain(targets.classes.values()).flatten().copied()).collect();
     let named = ids.into_iter().filter_map(|id| {
         let manifest = &record.packages().get(&id)?.manifest;
         Some((id, (manifest.name.clone(), manifest.version.to_string())))

@@ -50,7 +50,11 @@ impl Reign {
         }
     }
 
-    async fn send(&self, order: &SignedOrder, evidence: Option<Evidence>) -> Result<tribune_raft_store::command::Response, ApiError> {
+    async fn send(
+        &self,
+        order: &SignedOrder,
+        evidence: Option<Evidence>,
+    ) -> Result<tribune_raft_store::command::Response, ApiError> {
         let body = Body::User { order: order.clone(), evidence: evidence.map(Box::new) };
         self.raft.propose(body).await.map_err(no_answer)
     }
@@ -132,7 +136,9 @@ impl Reign {
         match self.store.manifest(id).await {
             Ok(Some(text)) => Ok(text),
             Ok(None) => {
-                let what = format!("package {id} was not uploaded to this master, or longer than an hour ago: upload it first, then publish it");
+                let what = format!(
+                    "package {id} was not uploaded to this master, or longer than an hour ago: upload it first, then publish it"
+                );
                 Err(ApiError::NotFound { what })
             }
             Err(error) => Err(ApiError::Failed { what: error.to_string() }),

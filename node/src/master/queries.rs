@@ -33,12 +33,15 @@ impl Reign {
         let seen = self
             .wait(index, after.map_or(Wait::No, |_| Wait::ForSomething), |seen| {
                 // One that is not there is answered at once.
-                after.is_none_or(|after| seen.index() > after && seen.changed_after(id, after)) || !seen.record().updates().contains(&id)
+                after.is_none_or(|after| seen.index() > after && seen.changed_after(id, after))
+                    || !seen.record().updates().contains(&id)
             })
             .await?;
         let record = seen.record();
         let Some(update) = record.updates().get(&id) else {
-            return Err(ApiError::NotFound { what: format!("there is no update {id}; `tribune update list` shows those there are") });
+            return Err(ApiError::NotFound {
+                what: format!("there is no update {id}; `tribune update list` shows those there are"),
+            });
         };
         let now = wall_clock().max(record.cluster().map(|cluster| cluster.time).unwrap_or_default());
         Ok(ApiResponse::Update(Box::new(answers::update(record, update, seen.index(), now))))
@@ -52,7 +55,9 @@ impl Reign {
             Wait::No => after,
             Wait::ForSomething => Some(after.unwrap_or(last)),
         };
-        let something = |seen: &Published| seen.record().events().values().next_back().is_some_and(|event| from.is_none_or(|from| event.seq > from));
+        let something = |seen: &Published| {
+            seen.record().events().values().next_back().is_some_and(|event| from.is_none_or(|from| event.seq > from))
+        };
         let seen = self.wait(index, wait, something).await?;
         Ok(ApiResponse::Events(answers::events(seen.record(), from, limit as usize)))
     }

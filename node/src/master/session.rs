@@ -139,7 +139,8 @@ impl Session {
     fn is_here(&self, ready: &BTreeSet<UpdateId>) {
         let now = self.reign.now();
         self.reign.liveness.send_if_modified(|liveness| {
-            let known = liveness.is_connected(&self.name) && ready.iter().all(|update| liveness.is_ready(*update, &self.name, now));
+            let known =
+                liveness.is_connected(&self.name) && ready.iter().all(|update| liveness.is_ready(*update, &self.name, now));
             liveness.heard(&self.name, now, ready);
             !known
         });
@@ -195,9 +196,12 @@ async fn work(reign: Arc<Reign>, name: NodeName, said: Said) -> Worked {
 
 async fn state_said(reign: &Reign, name: NodeName, state: NodeState) {
     let NodeState { facts, current, kept, open: _ } = state;
-    let same = reign.applied().state.nodes().get(&name).is_some_and(|node| {
-        node.facts == facts && node.current == current && node.kept == kept
-    });
+    let same = reign
+        .applied()
+        .state
+        .nodes()
+        .get(&name)
+        .is_some_and(|node| node.facts == facts && node.current == current && node.kept == kept);
     if same {
         return;
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until};
@@ -96,7 +97,8 @@ impl Reign {
         let (mine, others): (Vec<_>, Vec<_>) = voting.voters.iter().partition(|(_, name)| **name == self.name);
         for (peer, name) in mine.into_iter().chain(others) {
             let Some(address) = to_peer(peer) else { continue };
-            let call = async move { (peer, name, self.keep(name, address, blobs).await) };
+            // Boxed, so that the compiler sees that it can be sent.
+            let call: BoxFuture<'_, Answer<'_>> = Box::pin(async move { (peer, name, self.keep(name, address, blobs).await) });
             if *name == self.name {
                 voting.count(call.await, &mut receipts, &mut lacking);
             } else {
@@ -139,16 +141,14 @@ impl Reign {
 
     fn voting(&self, record: &tribune_raft_store::record::Record) -> Result<Voting, ApiError> {
         let progress = self.raft.progress().ok_or(ApiError::NoMaster { since: None })?;
-        let in_raft: BTreeSet<model::PeerId> = progress
-            .members
-            .iter()
-            .filter(|member| member.role == MemberRole::Voter)
-            .map(|member| member.peer.clone())
-            .collect();
-        let nodes = record.nodes().values();
-        let in_record = nodes.clone().filter(|node| matches!(node.raft, RaftRole::Voter { .. })).map(|node| node.peer.clone());
+        let in_raft: BTreeSet<model::PeerId> =
+            progress.members.iter().filter(|member| member.role == MemberRole::Voter).map(|member| member.peer.clone()).collect();
+        let in_record =
+            record.nodes().values().filter(|node| matches!(node.raft, RaftRole::Voter { .. })).map(|node| node.peer.clone());
         let in_record: BTreeSet<model::PeerId> = in_record.collect();
-        let voters = nodes
+        let voters = record
+            .nodes()
+            .values()
             .filter(|node| in_raft.contains(&node.peer) || in_record.contains(&node.peer))
             .map(|node| (node.peer.clone(), node.name.clone()))
             .collect();

@@ -90,8 +90,8 @@ mod tests {
         sent.iter().map(|sent| (sent.number, sent.report.clone())).collect()
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn only_what_is_new_or_differs_is_said_and_with_it_all_that_follows() {
+    #[test]
+    fn only_what_is_new_or_differs_is_said_and_with_it_all_that_follows() {
         let mut memory = Said::default();
         let now = Instant::now();
         let [first, second, other] = [NodeReport::Staged, NodeReport::Pending, NodeReport::Ready];
@@ -104,17 +104,16 @@ mod tests {
         assert_eq!(said(&memory.next(&standing(2, &[other.clone()]), now)), [(5, other)], "about another plan");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn what_was_not_taken_is_said_again_after_a_while() {
+    #[test]
+    fn what_was_not_taken_is_said_again_after_a_while() {
         let mut memory = Said::default();
         let stands = standing(1, &[NodeReport::Staged, NodeReport::Pending]);
-        let sent = memory.next(&stands, Instant::now());
+        let now = Instant::now();
+        let sent = memory.next(&stands, now);
         memory.taken(sent[0].number);
-        assert_eq!(memory.overdue(Instant::now()), []);
-        tokio::time::advance(AGAIN_AFTER).await;
-        assert_eq!(memory.overdue(Instant::now()), sent[1..]);
-        memory.next(&Standing::default(), Instant::now());
-        tokio::time::advance(AGAIN_AFTER).await;
-        assert_eq!(memory.overdue(Instant::now()), [], "the update is over");
+        assert_eq!(memory.overdue(now), []);
+        assert_eq!(memory.overdue(now + AGAIN_AFTER), sent[1..]);
+        memory.next(&Standing::default(), now + AGAIN_AFTER);
+        assert_eq!(memory.overdue(now + 2 * AGAIN_AFTER), [], "the update is over");
     }
 }

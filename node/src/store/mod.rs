@@ -6,15 +6,16 @@
 //! receipt is given for what is being removed.
 
 mod manifests;
-mod upload;
 #[cfg(test)]
 mod tests;
+mod upload;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use futures::{StreamExt, stream};
 use tokio::sync::{RwLock, watch};
 use tokio::time::{Instant, timeout};
@@ -46,6 +47,7 @@ struct Inner {
     blobs: BlobStore,
     manifests: Manifests,
     fetcher: Fetcher,
+    kept_for: Duration,
     opened: Instant,
     /// What may not be forgotten now.
     promised: Mutex<Promised>,
@@ -86,13 +88,17 @@ impl PackageStore {
     /// # Errors
     /// When the folder cannot be read or made.
     pub async fn open(folder: impl Into<PathBuf>, data: Network, reserve: u64) -> Result<Self, BlobError> {
-        let folder = folder.into();
+        Self::open_keeping(folder.into(), data, reserve, KEPT_FOR).await
+    }
+
+    async fn open_keeping(folder: PathBuf, data: Network, reserve: u64, kept_for: Duration) -> Result<Self, BlobError> {
         let blobs = BlobStore::open_with_reserve(folder.clone(), reserve).await?;
         let manifests = Manifests::open(folder.join("manifests")).await?;
         let inner = Inner {
             blobs,
             manifests,
             fetcher: Fetcher::new(data),
+            kept_for,
             opened: Instant::now(),
             promised: Mutex::default(),
             removing: RwLock::new(()),
@@ -108,7 +114,11 @@ impl PackageStore {
 
     /// Has these blobs, of these sizes in bytes: what is lacking is fetched from the peers named.
     pub async fn keep(&self, blobs: &BTreeMap<Signature, u64>, from: &[PeerId]) -> Held {
-        let each = blobs.iter().map(|(signature, size)| async move { (*signature, *size, self.keep_one(*signature, *size, from).await) });
+        let wanted: Vec<(Signature, u64)> = blobs.iter().map(|(signature, size)| (*signature, *size)).collect();
+        let each = wanted.into_iter().map(|(signature, size)| -> BoxFuture<'_, _> {
+            // Boxed, so that the compiler sees that it can be sent.
+            Box::pin(async move { (signature, size, self.keep_one(signature, size, from).await) })
+        });
         let mut each = stream::iter(each).buffer_unordered(AT_ONCE);
         let mut held = Held::default();
         while let Some((signature, size, kept)) = each.next().await {
@@ -133,7 +143,8 @@ impl PackageStore {
             }
             let working = Working(&self.inner);
             let providers = from.iter().copied().map(Provider::from).collect();
-            let fetched = self.inner.fetcher.fetch(Request { signature: hash, size }, providers, &self.inner.blobs, &|_| {}).await;
+            let fetched =
+                self.inner.fetcher.fetch(Request { signature: hash, size }, providers, &self.inner.blobs, &|_| {}).await;
             match fetched {
                 // It is looked for again, now that it cannot be removed any more.
                 Ok(_) => {}
@@ -163,13 +174,14 @@ impl PackageStore {
     /// # Errors
     /// When one cannot be removed.
     pub async fn forget(&self, blobs: &[Signature]) -> Result<(), BlobError> {
+        let kept_for = self.inner.kept_for;
         let _removing = self.inner.removing.write().await;
-        if self.inner.opened.elapsed() < KEPT_FOR {
+        if self.inner.opened.elapsed() < kept_for {
             return Ok(());
         }
-        self.inner.promised().told.retain(|_, told| told.elapsed() < KEPT_FOR);
+        self.inner.promised().told.retain(|_, told| told.elapsed() < kept_for);
         for signature in blobs {
-            if !self.inner.promised().holds(signature) {
+            if !self.inner.promised().holds(signature, kept_for) {
                 self.inner.remove(signature).await?;
             }
         }
@@ -181,7 +193,7 @@ impl PackageStore {
     /// # Errors
     /// When one cannot be removed.
     pub async fn forget_old_manifests(&self) -> Result<(), BlobError> {
-        self.inner.manifests.forget_older_than(KEPT_FOR).await
+        self.inner.manifests.forget_older_than(self.inner.kept_for).await
     }
 
     /// Answers what one node asks another about blobs; `None` if the question is about something else.
@@ -215,8 +227,8 @@ impl Inner {
 }
 
 impl Promised {
-    fn holds(&self, signature: &Signature) -> bool {
-        self.coming.contains_key(signature) || self.told.get(signature).is_some_and(|told| told.elapsed() < KEPT_FOR)
+    fn holds(&self, signature: &Signature, kept_for: Duration) -> bool {
+        self.coming.contains_key(signature) || self.told.get(signature).is_some_and(|told| told.elapsed() < kept_for)
     }
 }
 

@@ -6,10 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
-use tokio::io::{AsyncRead, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
-use tokio_util::io::SyncIoBridge;
 use tribune_p2p::blobs::{BlobError, BlobStore, Imported};
 use tribune_package::{ContainerError, ContainerReader, Header};
 use tribune_raft_store::model::{PackageId, Signature};
@@ -47,7 +46,8 @@ impl PackageStore {
     /// # Errors
     /// Then nothing is left of it.
     pub async fn take_in(&self, source: impl AsyncRead + Send + Unpin + 'static) -> Result<TakenIn, UploadError> {
-        let (store, bridge, runtime) = (self.clone(), SyncIoBridge::new(source), Handle::current());
+        let (store, runtime) = (self.clone(), Handle::current());
+        let bridge = Bridge { io: source, runtime: runtime.clone() };
         let work = tokio::task::spawn_blocking(move || {
             let container = ContainerReader::open(io::BufReader::with_capacity(PIPE, bridge))?;
             let upload = Upload::begin(&store.inner, &runtime, container.header())?;
@@ -135,7 +135,7 @@ impl Drop for Upload<'_> {
                     }
                 }
             }
-            self.new.retain(|signature| !promised.holds(signature));
+            self.new.retain(|signature| !promised.holds(signature, self.inner.kept_for));
         }
         for signature in &self.new {
             if let Err(error) = self.runtime.block_on(self.inner.remove(signature)) {
@@ -148,7 +148,7 @@ impl Drop for Upload<'_> {
 /// A blob on its way to the disk. Dropping it before [`Import::end`] leaves nothing of it.
 struct Import<'a> {
     runtime: &'a Handle,
-    pipe: Option<SyncIoBridge<DuplexStream>>,
+    pipe: Option<Bridge<DuplexStream>>,
     import: tokio::task::JoinHandle<Result<Imported, BlobError>>,
 }
 
@@ -156,7 +156,7 @@ impl<'a> Import<'a> {
     fn begin(runtime: &'a Handle, store: BlobStore, signature: Signature, size: u64) -> Self {
         let (near, far) = tokio::io::duplex(PIPE);
         let import = runtime.spawn(async move { store.import(far, size, Some(hash_of(&signature))).await });
-        Self { runtime, pipe: Some(SyncIoBridge::new_with_handle(near, runtime.clone())), import }
+        Self { runtime, pipe: Some(Bridge { io: near, runtime: runtime.clone() }), import }
     }
 
     /// Ends the bytes, and waits until they are on disk.
@@ -190,5 +190,27 @@ impl Drop for Import<'_> {
         if !self.import.is_finished() {
             let _ = self.runtime.block_on(&mut self.import);
         }
+    }
+}
+
+/// Reads and writes, where it may block, what is read and written by futures elsewhere.
+struct Bridge<T> {
+    io: T,
+    runtime: Handle,
+}
+
+impl<T: AsyncRead + Unpin> io::Read for Bridge<T> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.runtime.block_on(self.io.read(buffer))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> Write for Bridge<T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.runtime.block_on(self.io.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.runtime.block_on(self.io.flush())
     }
 }

@@ -56,7 +56,11 @@ fn what_does_not_exist_is_an_error_that_names_what_there_is() {
         (args(&["billing@2.0.0"], &[], &["core"]), "there is no class core", "there are: edge"),
         (args(&["billing@3.0.0"], &["n1"], &[]), "there is no package billing@3.0.0", "there are: billing@1.0.0, billing@2.0.0"),
         (args(&["ledger"], &["n1"], &[]), "there is no package ledger", "there are: billing@1.0.0, billing@2.0.0, rates@1.0.0"),
-        (args(&["billing"], &["n1"], &[]), "there are several versions of billing: billing@1.0.0, billing@2.0.0", "name one of them"),
+        (
+            args(&["billing"], &["n1"], &[]),
+            "there are several versions of billing: billing@1.0.0, billing@2.0.0",
+            "name one of them",
+        ),
         (args(&["rates"], &[], &[]), "no target was named", "name nodes with --node or classes with --class"),
     ] {
         let problem = targets(&given, None, &fleet()).unwrap_err();

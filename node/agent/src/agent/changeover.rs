@@ -9,7 +9,7 @@ use tribune_keeper::{ChildId, ChildState, ChildStatus, SignalName};
 use tribune_process::protocol::{ChangeoverDone, HandOver, NodeMessage, Resume};
 use tribune_raft_store::model::{Span, Step, Strategy, UpdateId, WhenAffected};
 
-use super::journal::{Journal, Stage};
+use super::journal::{Journal, ReadyState, Readying, Stage};
 use super::supervise::{self, Action, View, Wait, Wanted};
 use super::task::{Handing, Known, Moved, Open, Stuck, TRY_AGAIN, Task};
 use super::watch;
@@ -109,6 +109,7 @@ impl Task {
         let underway = by.and_then(|update| self.underway(update));
         let restarted = by.and_then(|update| self.journal(update)).map(|journal| journal.restarted).unwrap_or_default();
         let wanted = self.wanted(&target, &restarted).await?;
+        self.state.held.retain(|module, _| wanted.iter().any(|want| want.module == *module));
         let checks = underway.as_ref().map(|underway| self.checks(&target, &underway.changed)).unwrap_or_default();
         self.state.watch.check(&checks);
         if let Some(underway) = &underway
@@ -204,12 +205,18 @@ impl Task {
         limits
     }
 
-    /// When an update that changes children has held long enough, or has taken too long.
+    /// When a process that comes to its safe point is late, or an update that changes children has held long enough, or has taken too long.
     pub(super) fn changeover_wake(&self, open: &Open) -> Option<Moment> {
+        if let Stage::Pending { processes } = &open.journal.stage {
+            let until = |one: &Readying| match one.state {
+                ReadyState::Told { until } => Some(until),
+                ReadyState::DoesNotSpeak | ReadyState::Ready | ReadyState::Overruled | ReadyState::Gone => None,
+            };
+            return processes.iter().filter_map(until).min();
+        }
         let scope = open.scope.as_ref()?;
         let since = open.since?;
         match &open.journal.stage {
-            Stage::Pending { .. } => None,
             Stage::Started => {
                 let changed = self.underway(open.journal.update)?.changed;
                 Some(since.saturating_add(settle_time(&scope.new, &changed).as_millis()))
@@ -295,7 +302,10 @@ impl Task {
                     }
                 };
                 match started {
-                    Ok(()) => tracing::info!(%child, generation = target.number(), "a child was started"),
+                    Ok(()) => {
+                        tracing::info!(%child, generation = target.number(), "a child was started");
+                        self.state.held.remove(&child.key);
+                    }
                     Err(ChildrenError::Gone) => return Err(ChildrenError::Gone.into()),
                     Err(error) => {
                         tracing::warn!(%child, %error, "a child could not be started");

@@ -300,6 +300,7 @@ impl Task {
                 Ok(Moved::Yes) => {}
                 Ok(Moved::No) => return self.publish(),
                 Err(stuck) => {
+                    eprintln!("DBG stuck {stuck}");
                     tracing::error!(error = %stuck, "the node cannot go on; it tries again");
                     self.state.again = Some((self.now() + TRY_AGAIN, stuck.to_string()));
                     return self.publish();
@@ -319,7 +320,10 @@ impl Task {
                 return Ok(Moved::Yes);
             }
         }
-        self.advance_children().await
+        eprintln!("DBG children {:?}", self.state.waits);
+        let r = self.advance_children().await;
+        eprintln!("DBG children done {:?}", r.is_ok());
+        r
     }
 
     /// Looks at what the keeper has, if that may have changed.
@@ -366,6 +370,7 @@ impl Task {
 
     /// Does the next thing in one update.
     async fn advance_update(&mut self, id: UpdateId) -> Result<Moved, Stuck> {
+        eprintln!("DBG news {id}");
         self.take_news(id).await;
         self.tick(id).await;
         if let Some(open) = self.state.updates.get(&id).filter(|open| open.saved == Saved::No) {
@@ -383,6 +388,7 @@ impl Task {
         let Some(open) = self.state.updates.get(&id) else { return Ok(Moved::No) };
         let want = self.want(&open.journal);
         let lease = if open.journal.is_local() { Lease::Held } else { self.state.lease };
+        eprintln!("DBG decide {id} {:?} unasked {unasked:?}", open.journal.stage);
         let next = update::decide(&open.journal, want.as_ref(), Facts { unasked: &unasked, lease });
         match next {
             // Children are brought on after all updates.
@@ -463,11 +469,11 @@ impl Task {
         let mut moments: Vec<Moment> = Vec::new();
         for open in self.state.updates.values().filter(|open| !open.journal.has_ended()) {
             moments.extend(open.journal.polls.iter().filter_map(Poll::next_wake));
-            moments.extend(self.changeover_wake(open));
+            moments.extend(self.changeover_wake(open).filter(|moment| *moment > now));
         }
         moments.extend(self.state.watch.next_wake(now));
         moments.extend(self.state.handing_over.values().map(|handing| handing.until).filter(|until| *until > now));
-        moments.extend(self.state.held.values().map(|(until, _)| *until));
+        moments.extend(self.state.held.values().map(|(until, _)| *until).filter(|until| *until > now));
         moments.extend(self.state.again.as_ref().map(|(moment, _)| *moment));
         moments.extend(self.wait_limits());
         moments.into_iter().min().map(|moment| self.clock.instant(moment))

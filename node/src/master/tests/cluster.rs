@@ -16,8 +16,8 @@ use tribune_raft_store::command::{
     Accepted, Birth, Body, MasterCommand, NewNode, Order, SIGNING_CONTEXT, SignedOrder, UserCommand,
 };
 use tribune_raft_store::model::{
-    ClusterId, Facts, Generation, KeySignature, NodeName, NodeReport, PackageId, Phase, Platform, PrincipalName, PublicKey, RequestId, Role,
-    Span, Targets, Timestamp, UpdateId, UpdateKind, UpdateOptions, UpdateRequest, VoterPreference,
+    ClusterId, Facts, Generation, KeySignature, NodeName, NodeReport, PackageId, Phase, Platform, PrincipalName, PublicKey,
+    RequestId, Role, Span, Targets, Timestamp, UpdateId, UpdateKind, UpdateOptions, UpdateRequest, VoterPreference,
 };
 
 use super::super::{Caller, Master, Parts, SESSION_LIMITS, from_peer};
@@ -67,7 +67,8 @@ impl Cluster {
         let folder = tempfile::tempdir().unwrap();
         let (control, data) = (network(&me, "control").await, network(&me, "data").await);
         let raft_folder = folder.path().join("raft");
-        let raft = RaftNode::start_on(RaftRuntime::current(), 0, &raft_folder, &control, &data, RaftSettings::default()).await.unwrap();
+        let raft =
+            RaftNode::start_on(RaftRuntime::current(), 0, &raft_folder, &control, &data, RaftSettings::default()).await.unwrap();
         raft.initialize(from_peer(&me.peer_id())).await.unwrap();
         soon("the mastership", raft.leadership().wait_for(|now| now.is_master)).await.unwrap();
         let birth = Birth {
@@ -96,7 +97,10 @@ impl Cluster {
         let content = serde_json::to_string(&order).unwrap();
         let signature = KeySignature::new(self.admin.sign(&[SIGNING_CONTEXT, content.as_bytes()].concat()));
         let signed = SignedOrder { key: PublicKey::new(self.admin.public_key()), content, signature };
-        match soon("an answer", self.master.answer(ApiRequest::Order(Box::new(signed)), &Caller::default())).await? {
+        // In a task, as an API server has it.
+        let master = self.master.clone();
+        let answering = tokio::spawn(async move { master.answer(ApiRequest::Order(Box::new(signed)), &Caller::default()).await });
+        match soon("an answer", answering).await.unwrap()? {
             ApiResponse::Accepted(accepted) => Ok(accepted),
             other => panic!("{other:?}"),
         }
@@ -147,7 +151,7 @@ impl Cluster {
         Script::connect(network, self.me.peer_id(), node.facts).await
     }
 
-    /// Uploads a file; `cut` bytes of it at most.
+    /// Uploads a file; `cut` bytes of it at most. In a task, as an API server has it.
     pub(super) async fn upload(&self, file: &Path, cut: Option<usize>) -> ApiResult {
         let bytes = std::fs::read(file).unwrap();
         let (near, far) = tokio::io::duplex(4096);
@@ -159,9 +163,9 @@ impl Cluster {
             let _ = sender.write_body(&bytes[..cut.unwrap_or(bytes.len())]).await;
             drop((sender, _receiver));
         };
-        let ada = self.ada();
-        let taking = self.master.upload(bytes.len() as u64, &mut receiver, &ada);
-        soon("an upload", async { tokio::join!(taking, sending).0 }).await
+        let (master, ada, size) = (self.master.clone(), self.ada(), bytes.len() as u64);
+        let taking = tokio::spawn(async move { master.upload(size, &mut receiver, &ada).await });
+        soon("an upload", async { tokio::join!(taking, sending).0 }).await.unwrap()
     }
 
     /// Builds, uploads and publishes a package with one module.

@@ -57,11 +57,8 @@ async fn a_veto_stops_the_update_until_a_user_who_saw_it_decides() {
     let asked = node.until(update, |want| *want == Want::Voted).await;
     node.report(&asked, NodeReport::Voted { ballots: vetoed("the till is open") }).await;
     let info = cluster.until(update, |phase| *phase == Phase::Vetoed).await;
-    let force = |seen| UserCommand::Decide {
-        update,
-        ballot_revision: seen,
-        decision: Decision::Force { why: "it is closed".into() },
-    };
+    let force =
+        |seen| UserCommand::Decide { update, ballot_revision: seen, decision: Decision::Force { why: "it is closed".into() } };
     let stale = cluster.order(3, force(info.update.ballot_revision + 1)).await.unwrap_err();
     assert!(matches!(stale, ApiError::Rejected(rejection) if matches!(*rejection, Rejection::BallotsChanged { .. })));
     cluster.order(4, force(info.update.ballot_revision)).await.unwrap();
