@@ -106,9 +106,10 @@ impl From<ApiError> for Problem {
                 "try again when they agree, or go past them with --force --why TEXT",
             )
             .detailed(vetoes),
-            ApiError::NotFound { .. } | ApiError::Forbidden { .. } | ApiError::Bad { .. } | ApiError::Failed { .. } => {
-                plain(error)
+            ApiError::Forbidden { .. } => {
+                Problem::new(&error, "use a key of that role with --peer and --key, or the node where the cluster was made")
             }
+            ApiError::NotFound { .. } | ApiError::Bad { .. } | ApiError::Failed { .. } => plain(error),
         }
     }
 }

@@ -10,6 +10,8 @@
 //! | `peers`, `api` | what it answers to other nodes and to users |
 //! | [`client`] | the users' side of `api` |
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod api;
 pub mod belief;
 pub mod client;

@@ -3,6 +3,8 @@
 //! Nothing here knows of networks, files of modules or processes. [`model`] is the cluster as plain data, [`command`]
 //! what can be asked of it, [`record`] the one function that changes it.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod command;
 pub mod model;
 pub mod record;

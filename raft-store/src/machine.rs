@@ -40,13 +40,16 @@ pub struct Applied<S> {
 
 impl<S> Applied<S> {
     fn meta(&self) -> SnapshotMeta {
-        SnapshotMeta { last_log_id: self.last_applied.clone(), last_membership: self.membership.clone() }
+        SnapshotMeta { last_log_id: self.last_applied, last_membership: self.membership.clone() }
     }
 
     fn position(&self) -> StoredPosition {
         StoredPosition::new(self.last_applied.as_ref(), &self.membership)
     }
 }
+
+/// Where the state is read after each batch of applied entries.
+type Published<S> = watch::Receiver<Arc<Applied<S>>>;
 
 /// The state machine that Raft drives.
 #[derive(Debug)]
@@ -60,7 +63,7 @@ pub struct Machine<S: Replicated = Record, RT = TokioRuntime> {
 
 impl<S: Replicated, RT: AsyncRuntime> Machine<S, RT> {
     /// Reads the state back. Also gives where each new state is published.
-    pub(crate) fn open(writer: Writer, snapshots: Snapshots) -> Result<(Self, watch::Receiver<Arc<Applied<S>>>), StoreError> {
+    pub(crate) fn open(writer: Writer, snapshots: Snapshots) -> Result<(Self, Published<S>), StoreError> {
         let now = read_state::<S>(writer.engine().as_ref())?;
         let (publish, published) = watch::channel(Arc::new(now.clone()));
         Ok((Self { now, publish, writer, snapshots, runtime: PhantomData }, published))
@@ -77,11 +80,11 @@ impl<S: Replicated, RT: AsyncRuntime> Machine<S, RT> {
             EntryPayload::Blank => S::blank(),
             EntryPayload::Normal(command) => self.now.state.apply(id.index, command),
             EntryPayload::Membership(membership) => {
-                self.now.membership = StoredMembership::new(Some(id.clone()), membership.clone());
+                self.now.membership = StoredMembership::new(Some(*id), membership.clone());
                 S::blank()
             }
         };
-        self.now.last_applied = Some(id.clone());
+        self.now.last_applied = Some(*id);
         Ok(response)
     }
 
@@ -111,7 +114,7 @@ impl<S: Replicated, RT: AsyncRuntime> Machine<S, RT> {
         let (snapshots, what) = (self.snapshots.clone(), meta.clone());
         let read = move || snapshots.read_state::<S>(file, &what);
         let restored = self.snapshots.work().run("raft-install", read).await.map_err(SnapshotError::Thread)??;
-        let now = Applied { state: restored.state, last_applied: meta.last_log_id.clone(), membership: meta.last_membership.clone() };
+        let now = Applied { state: restored.state, last_applied: meta.last_log_id, membership: meta.last_membership.clone() };
         let mut batch = Batch::new();
         batch.delete_range(Family::State, [], AFTER_ROWS);
         batch.append(restored.rows);
@@ -159,7 +162,7 @@ impl<S: Replicated, RT: AsyncRuntime> RaftStateMachine<TypeConfig<S, RT>> for Ma
     type SnapshotBuilder = SnapshotBuilder<S>;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
-        Ok((self.now.last_applied.clone(), self.now.membership.clone()))
+        Ok((self.now.last_applied, self.now.membership.clone()))
     }
 
     async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
@@ -174,7 +177,9 @@ impl<S: Replicated, RT: AsyncRuntime> RaftStateMachine<TypeConfig<S, RT>> for Ma
             let applied = match entries.next().await {
                 None => break Ok(()),
                 Some(Err(error)) => Err(error),
-                Some(Ok((entry, responder))) => self.apply_entry(&entry).map(|response| answers.extend(responder.zip(Some(response)))),
+                Some(Ok((entry, responder))) => {
+                    self.apply_entry(&entry).map(|response| answers.extend(responder.zip(Some(response))))
+                }
             };
             if let Err(error) = applied {
                 break Err(error);

@@ -48,7 +48,9 @@ fn dispatch(cli: Cli) -> Done<ExitCode> {
         Command::Shim => Ok(tribune_keeper::shim_main()),
         Command::Agent => Ok(setup::agent(&global)),
         Command::Run => Ok(setup::run(&global)),
-        Command::Demo => crate::demo::run().map(|()| ExitCode::SUCCESS).map_err(|error| plain(format!("the demo stopped: {error:#}"))),
+        Command::Demo => {
+            crate::demo::run().map(|()| ExitCode::SUCCESS).map_err(|error| plain(format!("the demo stopped: {error:#}")))
+        }
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tribune", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

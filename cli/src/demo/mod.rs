@@ -62,11 +62,15 @@ pub fn run() -> Result<()> {
     fleet.show(&[&["update", "submit", &packages[1]], &all[..]].concat(), 3)?;
     fleet.show(&["update", "show", "u2"], 0)?;
 
-    say("It has finished. The user has it asked again; all accept; the nodes change over one by one. In the middle the master is killed.");
+    say(
+        "It has finished. The user has it asked again; all accept; the nodes change over one by one. In the middle the master is killed.",
+    );
     traffic.post("n3", "/finish")?;
     fleet.run(&["update", "decide", "u2", "--ask-again"], 0)?;
     let killed = fleet.kill_master_during("u2")?;
-    say(&format!("{killed} was the master. Its services go on, another master goes on with the update, and {killed} comes back."));
+    say(&format!(
+        "{killed} was the master. Its services go on, another master goes on with the update, and {killed} comes back."
+    ));
     fleet.run_again(&killed)?;
     fleet.show(&["update", "watch", "u2"], 0)?;
     traffic.seen("web 2.0.0")?;

@@ -10,6 +10,8 @@
 //! - [`targets`] says which nodes get which packages of an image.
 //! - [`mod@select`] picks the modules of a package that a node gets.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod archive;
 pub mod build;
 pub mod container;

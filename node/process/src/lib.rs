@@ -31,6 +31,8 @@
 //! Other languages need no library: [`protocol`] describes the messages, one JSON object a line. Beside the socket,
 //! [`sd_notify`] and [`listen_fds`] are what programs written for systemd already use; a node serves both.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod activation;
 mod client;
 mod conversation;

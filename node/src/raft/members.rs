@@ -140,7 +140,7 @@ async fn change(raft: &Engine, changes: Change, removed: Removed, seen: Option<u
     if seen.is_some() && seen != index {
         return Err(ChangeError::Outdated(format!("it was looked at in entry {seen:?} and is that of entry {index:?}")));
     }
-    let condition = Precondition::<Types>::LastMembershipLogId { last_membership_log_id: membership.log_id().clone() };
+    let condition = Precondition::<Types>::LastMembershipLogId { last_membership_log_id: *membership.log_id() };
     let changed = raft.change_membership_if(changes, removed == Removed::Stay, [condition]).await;
     changed.map(|_| ()).map_err(ChangeError::from)
 }

@@ -123,7 +123,12 @@ async fn until_master(node: &RaftNode) -> Leadership {
 
 /// The one of these that is master.
 async fn any_master<'a>(nodes: &[&'a RaftNode]) -> &'a RaftNode {
-    let waits = nodes.iter().map(|node| Box::pin(async { until_master(node).await; *node }));
+    let waits = nodes.iter().map(|node| {
+        Box::pin(async {
+            until_master(node).await;
+            *node
+        })
+    });
     futures::future::select_all(waits).await.0
 }
 

@@ -113,6 +113,6 @@ async fn a_peer_that_takes_nothing_is_given_up() {
 #[tokio::test]
 async fn a_body_left_unread_makes_the_channel_say_so() {
     let (mut channel, _wire) = pair(Limits::default());
-    drop(channel.recv_body(10).unwrap());
+    let _ = channel.recv_body(10).unwrap();
     assert!(matches!(channel.recv::<u8>().await, Err(ChannelError::OutOfStep(_))));
 }

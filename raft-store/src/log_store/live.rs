@@ -20,7 +20,7 @@ struct Pending<S: Replicated> {
 }
 
 /// How much is read at once: entries until one goes over one of these, and at least one.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Limit {
     pub entries: usize,
     pub bytes: usize,
@@ -70,7 +70,7 @@ impl<S: Replicated> Live<S> {
         self.passes += 1;
         let pass = Pass(self.passes);
         for (entry, bytes) in entries {
-            let id = entry.log_id.clone();
+            let id = entry.log_id;
             self.pending.insert(id.index, Pending { pass, entry: Arc::new(entry), bytes });
             let first = self.range.as_ref().map_or(id.index, |(first, _)| *first);
             self.range = Some((first, id));
@@ -85,7 +85,7 @@ impl<S: Replicated> Live<S> {
 
     /// Cuts the end off. Gives what is to be deleted on disk: the first index, and the first after it that stays.
     pub fn truncate_after(&mut self, last: Option<LogId>) -> Option<(u64, u64)> {
-        let (first, end) = self.range.clone()?;
+        let (first, end) = self.range?;
         let kept = last.filter(|last| last.index >= first);
         let from = kept.as_ref().map_or(first, |last| last.index.saturating_add(1));
         if from > end.index {
@@ -99,15 +99,15 @@ impl<S: Replicated> Live<S> {
     /// Cuts the beginning off, up to and with this entry. Gives what is to be deleted on disk.
     pub fn purge(&mut self, upto: LogId) -> Option<(u64, u64)> {
         if self.purged.as_ref().is_none_or(|purged| *purged < upto) {
-            self.purged = Some(upto.clone());
+            self.purged = Some(upto);
         }
-        let (first, last) = self.range.clone()?;
+        let (first, last) = self.range?;
         if upto.index < first {
             return None;
         }
         let next = upto.index.saturating_add(1);
         self.pending = self.pending.split_off(&next);
-        self.range = (next <= last.index).then_some((next, last.clone()));
+        self.range = (next <= last.index).then_some((next, last));
         Some((first, next.min(last.index.saturating_add(1))))
     }
 }
@@ -148,7 +148,12 @@ impl<S: Replicated> Shared<S> {
         for row in rows {
             let (key, value) = row?;
             let bytes = value.len();
-            if !gathered.add(read_entry::<S>(&key, &value)?, bytes)? {
+            let entry = match read_entry::<S>(&key, &value) {
+                // What comes before one that cannot be read is given first.
+                Err(_) if limit != Limit::NONE && !gathered.entries.is_empty() => return Ok(gathered.entries),
+                read => read?,
+            };
+            if !gathered.add(entry, bytes)? {
                 return Ok(gathered.entries);
             }
         }

@@ -129,7 +129,7 @@ impl<S: Replicated, RT: AsyncRuntime> RaftLogStorage<TypeConfig<S, RT>> for LogS
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
-        Ok(self.shared.live().committed.clone())
+        Ok(self.shared.live().committed)
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig<S, RT>>) -> Result<(), io::Error>

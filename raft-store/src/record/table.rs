@@ -168,7 +168,7 @@ impl<K: Key, V: Clone + PartialEq + Serialize + DeserializeOwned> Table<K, V> {
 
     /// Puts in a row that was read from disk or a snapshot.
     pub(super) fn load(&mut self, key: &[u8], value: &[u8]) -> Result<(), RecordError> {
-        let parsed = K::decode(key).ok_or_else(|| RecordError::Key { table: self.tag })?;
+        let parsed = K::decode(key).ok_or(RecordError::Key { table: self.tag })?;
         let row = rmp_serde::from_slice(value).map_err(|e| RecordError::Row { table: self.tag, why: e.to_string() })?;
         self.rows.insert_mut(parsed, Arc::new(row));
         Ok(())

@@ -12,6 +12,7 @@ use std::io::{self, Read, Write};
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::Row;
 use crate::stored::{DecodeError, StoredPosition, decode, encode};
 
 const MAGIC: &[u8; 8] = b"TRIBSNAP";
@@ -220,7 +221,7 @@ impl<R: Read> FrameReader<R> {
     }
 
     /// The next row; `None` once the end was read and found right.
-    pub fn row(&mut self) -> Result<Option<(Vec<u8>, Vec<u8>)>, FormatError> {
+    pub fn row(&mut self) -> Result<Option<Row>, FormatError> {
         let key_length = self.length("key", MAX_KEY)?;
         if key_length == 0 {
             self.end()?;

@@ -2,18 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
 use openraft::{AnyError, OptionalSend, Raft, SnapshotPolicy};
+use tribune_raft_store::engine::EngineError;
 use tribune_raft_store::engine::model::ModelDisk;
 use tribune_raft_store::raft_types::{RaftPeer, Vote};
 use tribune_raft_store::snapshot::{Snapshot, SnapshotFile, Snapshots};
-use tribune_raft_store::store::Store;
+use tribune_raft_store::store::{Store, StoreError};
 
 use crate::ledger::{Config, Ledger, State, command, transfer};
 
@@ -119,7 +121,7 @@ async fn story(open: impl Fn(u64) -> Store<Ledger>, restart: impl Fn(u64)) {
     first.add_learner(1, RaftPeer::default(), true).await.unwrap();
     let metrics = second.wait(LONG).applied_index_at_least(Some(last), "caught up").await.unwrap();
     assert!(metrics.snapshot.is_some());
-    let expected = applied.borrow().state.rows();
+    assert_eq!(applied.borrow().state.applied(), 100);
     drop(applied);
 
     nodes.lock().unwrap().clear();
@@ -128,8 +130,8 @@ async fn story(open: impl Fn(u64) -> Store<Ledger>, restart: impl Fn(u64)) {
     drop((first, second));
     (0..2).for_each(&restart);
 
+    // What was lost of the state, which is written behind, is applied again from the log.
     let store = open(1);
-    assert_eq!(store.applied.borrow().state.rows().len(), expected.len());
     let applied = store.applied.clone();
     let second = start(1, store, &nodes).await;
     let first = start(0, open(0), &nodes).await;
@@ -149,8 +151,21 @@ async fn a_cluster_purges_sends_snapshots_and_restarts_on_the_model_engine() {
     story(|id| Store::open_model(disk(id)).unwrap(), |id| disk(id).restart()).await;
 }
 
+/// Opens a store once the Raft that had it has let go of it: its tasks end after its shutdown.
+fn open_free(folder: &Path) -> Store<Ledger> {
+    let began = Instant::now();
+    loop {
+        match Store::open(folder) {
+            Err(StoreError::Engine(EngineError::InUse { .. })) if began.elapsed() < Duration::from_secs(20) => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            opened => return opened.unwrap(),
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_purges_sends_snapshots_and_restarts_on_rocksdb() {
     let folder = tempfile::tempdir().unwrap();
-    story(|id| Store::open(&folder.path().join(id.to_string())).unwrap(), |_| {}).await;
+    story(|id| open_free(&folder.path().join(id.to_string())), |_| {}).await;
 }

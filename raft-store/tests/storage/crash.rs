@@ -58,7 +58,7 @@ impl Oracle {
     fn after(&mut self, act: &Act) {
         match act {
             Act::Vote(vote) => self.vote = Some(*vote),
-            Act::Append(term, indexes) => indexes.clone().for_each(|index| drop(self.acknowledged.insert(index, *term))),
+            Act::Append(term, indexes) => self.acknowledged.extend(indexes.clone().map(|index| (index, *term))),
             _ => {}
         }
     }

@@ -19,6 +19,8 @@ struct Newer(Ledger);
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 enum NewerCommand {
+    Put { key: u8, text: String },
+    Drop { key: u8 },
     Burn { pages: u8 },
 }
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use openraft::storage::{IOFlushed, RaftLogStorage, RaftStateMachine};
 use openraft::type_config::TypeConfigExt;
 use openraft::type_config::alias::OneshotReceiverOf;
-use openraft::storage::{IOFlushed, RaftLogStorage, RaftStateMachine};
 use openraft::{EntryPayload, RaftLogReader};
 use rpds::RedBlackTreeMapSync;
 use serde::{Deserialize, Serialize};
@@ -92,7 +92,11 @@ impl Replicated for Ledger {
 /// The command that stands at an index, whoever leads.
 pub fn command(index: u64) -> Command {
     let key = u8::try_from(index % 7).unwrap();
-    if index % 5 == 4 { Command::Drop { key } } else { Command::Put { key, text: "x".repeat(usize::try_from(index).unwrap() % 50) } }
+    if index % 5 == 4 {
+        Command::Drop { key }
+    } else {
+        Command::Put { key, text: "x".repeat(usize::try_from(index).unwrap() % 50) }
+    }
 }
 
 pub fn entry(term: u64, index: u64) -> LogEntry<Ledger> {
@@ -112,7 +116,9 @@ pub fn membership(voters: impl IntoIterator<Item = u64>) -> Membership {
 /// The state after the commands of these indexes.
 pub fn ledger(upto: u64) -> Ledger {
     let mut state = Ledger::default();
-    (0..=upto).for_each(|index| drop(state.apply(index, &command(index))));
+    for index in 0..=upto {
+        state.apply(index, &command(index));
+    }
     state
 }
 

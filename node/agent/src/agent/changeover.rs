@@ -134,7 +134,8 @@ impl Task {
     fn underway(&self, update: UpdateId) -> Option<Underway> {
         let scope = self.scope(update)?;
         let touched = &scope.touched;
-        let mut changed: BTreeSet<String> = touched.replaced.iter().chain(&touched.added).chain(&touched.removed).cloned().collect();
+        let mut changed: BTreeSet<String> =
+            touched.replaced.iter().chain(&touched.added).chain(&touched.removed).cloned().collect();
         changed.extend(self.journal(update)?.restarted.into_iter().map(|child| child.key));
         Some(Underway { update, changed })
     }
@@ -236,7 +237,8 @@ impl Task {
             },
             Stage::GoingBack { .. } => {
                 let now = self.now();
-                let (Some(scope), Some(open)) = (self.scope(underway.update), self.state.updates.get_mut(&underway.update)) else {
+                let (Some(scope), Some(open)) = (self.scope(underway.update), self.state.updates.get_mut(&underway.update))
+                else {
                     return Ok(None);
                 };
                 let since = *open.since.get_or_insert(now);
@@ -434,7 +436,10 @@ fn ending(kid: &ChildStatus) -> Option<String> {
             Some(last.to_string())
         }
         ChildState::Starting(_) | ChildState::Running { .. } if kid.endings > 0 => Some("ended and was started again".into()),
-        ChildState::Starting(_) | ChildState::Running { .. } | ChildState::Stopping { .. } | ChildState::Stopped { last: None } => None,
+        ChildState::Starting(_)
+        | ChildState::Running { .. }
+        | ChildState::Stopping { .. }
+        | ChildState::Stopped { last: None } => None,
     }
 }
 
@@ -461,4 +466,3 @@ fn way_back(old: &Installed, new: &Installed) -> u64 {
     };
     WAY_BACK.saturating_add(longest(old)).saturating_add(longest(new))
 }
-

@@ -98,7 +98,9 @@ impl Task {
             used.extend(module.module.listen.iter().map(|listen| listen.as_str().to_owned()));
         }
         for socket in self.children.list_sockets().await? {
-            let known = used.iter().any(|used| used.parse().is_ok_and(|address: tribune_keeper::SocketAddress| address == socket.address));
+            let known = used
+                .iter()
+                .any(|used| used.parse().is_ok_and(|address: tribune_keeper::SocketAddress| address == socket.address));
             if !known && let Err(error) = self.children.release_socket(socket.address).await {
                 tracing::debug!(%error, "a socket stays open");
             }

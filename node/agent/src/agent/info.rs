@@ -107,7 +107,8 @@ impl Task {
             return Ok(kid.log.clone());
         }
         // One that no longer runs may have left a log; its name is one of the manifest's, so it is safe in a path.
-        let known = self.state.current.module(process).is_some() || self.state.kept.values().any(|g| g.modules.contains_key(process));
+        let known =
+            self.state.current.module(process).is_some() || self.state.kept.values().any(|g| g.modules.contains_key(process));
         match process.split_once('/').filter(|_| known) {
             Some((package, module)) => Ok(self.folders.logs.join(format!("{package}.{module}.log"))),
             None => Err(format!("there is no process {process:?} on this node; `tribune process list` shows those there are")),
@@ -149,7 +150,8 @@ impl Task {
 
     /// What keeps modules from running as they should, one sentence each.
     pub(super) fn problems(&self) -> Vec<String> {
-        let damaged = self.state.damaged.iter().map(|(module, why)| format!("module {module} is damaged and is not started: {why}"));
+        let damaged =
+            self.state.damaged.iter().map(|(module, why)| format!("module {module} is damaged and is not started: {why}"));
         let held = self.state.held.iter().map(|(module, (_, why))| format!("module {module} could not be started: {why}"));
         let broken = self.state.kids.iter().filter_map(|kid| match &kid.state {
             ChildState::Broken { exits, last } => Some(format!("{} ended {exits} times and is given up: {last}", kid.id.key)),

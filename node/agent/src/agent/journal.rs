@@ -55,8 +55,10 @@ pub struct Journal {
     /// The answers as they were reported last; none while nobody has been heard out.
     pub voted: Option<Vec<BallotCast>>,
     /// Every process that was ever asked: it hears the outcome.
+    #[serde(with = "pairs")]
     pub asked: BTreeMap<ProcessId, String>,
     /// Who was overruled, and has been told or is told on its next hello.
+    #[serde(with = "pairs")]
     pub overruled: BTreeMap<ProcessId, Overruling>,
     /// How far it is.
     pub stage: Stage,
@@ -243,10 +245,7 @@ impl Journal {
 
     /// Whether nothing can have been changed yet.
     pub fn is_early(&self) -> bool {
-        matches!(
-            self.stage,
-            Stage::Asking | Stage::Staging | Stage::Staged | Stage::Pending { .. } | Stage::Ready { .. }
-        )
+        matches!(self.stage, Stage::Asking | Stage::Staging | Stage::Staged | Stage::Pending { .. } | Stage::Ready { .. })
     }
 
     /// Whether all that were asked have answered, or their time has run out.
@@ -409,4 +408,24 @@ fn short(mut why: String) -> String {
         why.truncate(end);
     }
     why
+}
+
+/// A map as a list of pairs: JSON takes only texts as keys.
+mod pairs {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<K: Serialize, V: Serialize, S: Serializer>(map: &BTreeMap<K, V>, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(map)
+    }
+
+    pub(super) fn deserialize<'de, K, V, D>(from: D) -> Result<BTreeMap<K, V>, D::Error>
+    where
+        K: Deserialize<'de> + Ord,
+        V: Deserialize<'de>,
+        D: Deserializer<'de>,
+    {
+        Ok(Vec::<(K, V)>::deserialize(from)?.into_iter().collect())
+    }
 }

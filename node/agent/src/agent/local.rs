@@ -6,9 +6,7 @@ use std::collections::BTreeSet;
 
 use tokio::sync::oneshot;
 use tribune_messages::node::{Directive, Want};
-use tribune_raft_store::model::{
-    Generation, NodePlan, PackageChange, PackageName, PlannedModule, Span, UpdateId, UpdateKind,
-};
+use tribune_raft_store::model::{Generation, NodePlan, PackageChange, PackageName, PlannedModule, Span, UpdateId, UpdateKind};
 
 use super::LocalRegressError;
 use super::journal::{FIRST_LOCAL_UPDATE, Journal, LocalOrder};

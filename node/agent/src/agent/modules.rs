@@ -40,12 +40,7 @@ pub(super) fn state_folder(data: &std::path::Path) -> PathBuf {
 
 /// Where things are on a node with this data folder.
 pub(super) fn folders(data: &std::path::Path) -> Folders {
-    Folders {
-        local: data.join("local"),
-        logs: data.join("logs"),
-        process_socket: process_socket(data),
-        home: data.join("home"),
-    }
+    Folders { local: data.join("local"), logs: data.join("logs"), process_socket: process_socket(data), home: data.join("home") }
 }
 
 impl Task {
@@ -96,9 +91,11 @@ impl Task {
         for key in &order {
             let Some(found) = target.module(key) else { continue };
             let own = &found.package.manifest.name;
-            let needed = found.module.depends_on.iter().map(|dependency| {
-                format!("{}/{}", dependency.package.as_ref().unwrap_or(own), dependency.module)
-            });
+            let needed = found
+                .module
+                .depends_on
+                .iter()
+                .map(|dependency| format!("{}/{}", dependency.package.as_ref().unwrap_or(own), dependency.module));
             // Only those that come earlier in the order: so there is no cycle.
             let after = needed.filter(|needed| wanted.iter().any(|want| want.module == *needed)).collect();
             wanted.push(Wanted {
@@ -115,8 +112,7 @@ impl Task {
 
     /// The labels of the children of a module that run the same as the target has.
     async fn labels_that_do(&mut self, target: &Installed, key: &str) -> Result<BTreeSet<String>, Stuck> {
-        let labels: Vec<String> =
-            self.state.kids.iter().filter(|kid| kid.id.key == key).map(|kid| kid.label.clone()).collect();
+        let labels: Vec<String> = self.state.kids.iter().filter(|kid| kid.id.key == key).map(|kid| kid.label.clone()).collect();
         let mut good = BTreeSet::new();
         for label in labels {
             let Ok(parsed) = label.parse::<ChildLabel>() else { continue };

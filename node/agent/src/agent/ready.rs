@@ -31,11 +31,8 @@ impl Task {
         let module = scope.old.module(&touchee.module);
         let within = module.map_or_else(Changeover::default, |module| module.module.changeover.clone()).ready_within;
         let speaks = self.state.connected.contains_key(&touchee.process) || self.state.spoke.contains(&touchee.process);
-        let state = if speaks {
-            ReadyState::Told { until: now.saturating_add(within.as_millis()) }
-        } else {
-            ReadyState::DoesNotSpeak
-        };
+        let state =
+            if speaks { ReadyState::Told { until: now.saturating_add(within.as_millis()) } } else { ReadyState::DoesNotSpeak };
         Readying { process: touchee.process, name: touchee.module.clone(), role: touchee.role, within, state }
     }
 

@@ -170,7 +170,8 @@ struct Own<'a> {
 impl<'a> Own<'a> {
     fn of(want: &Wanted, children: &'a [ChildStatus]) -> Self {
         let own = || children.iter().filter(|child| child.id.key == want.module);
-        let right = |child: &&ChildStatus| want.labels.contains(&child.label) && !want.restarted.contains(&child.id) && is_there(child);
+        let right =
+            |child: &&ChildStatus| want.labels.contains(&child.label) && !want.restarted.contains(&child.id) && is_there(child);
         let child = own().filter(right).max_by_key(|child| child.id.instance).or_else(|| {
             let stays = |child: &&ChildStatus| want.strategy == Strategy::Reload && runs(child);
             own().filter(|child| !want.restarted.contains(&child.id)).filter(stays).max_by_key(|child| child.id.instance)
@@ -206,7 +207,8 @@ fn bring(want: &Wanted, view: View<'_>, free: bool, next: &mut Next) {
         None if view.held.contains(&want.module) => next.waits.push(Wait::Retry(want.module.clone())),
         None if !free => next.waits.push(Wait::Dependencies(want.module.clone())),
         None => {
-            let living = own.others.iter().any(|other| !matches!(other.state, ChildState::Stopped { .. } | ChildState::Broken { .. }));
+            let living =
+                own.others.iter().any(|other| !matches!(other.state, ChildState::Stopped { .. } | ChildState::Broken { .. }));
             if want.strategy == Strategy::StopFirst && living {
                 own.others.iter().for_each(|other| retire(other, want.drain_within, view, next));
             } else {

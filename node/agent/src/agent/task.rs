@@ -300,7 +300,6 @@ impl Task {
                 Ok(Moved::Yes) => {}
                 Ok(Moved::No) => return self.publish(),
                 Err(stuck) => {
-                    eprintln!("DBG stuck {stuck}");
                     tracing::error!(error = %stuck, "the node cannot go on; it tries again");
                     self.state.again = Some((self.now() + TRY_AGAIN, stuck.to_string()));
                     return self.publish();
@@ -320,10 +319,7 @@ impl Task {
                 return Ok(Moved::Yes);
             }
         }
-        eprintln!("DBG children {:?}", self.state.waits);
-        let r = self.advance_children().await;
-        eprintln!("DBG children done {:?}", r.is_ok());
-        r
+        self.advance_children().await
     }
 
     /// Looks at what the keeper has, if that may have changed.
@@ -370,7 +366,6 @@ impl Task {
 
     /// Does the next thing in one update.
     async fn advance_update(&mut self, id: UpdateId) -> Result<Moved, Stuck> {
-        eprintln!("DBG news {id}");
         self.take_news(id).await;
         self.tick(id).await;
         if let Some(open) = self.state.updates.get(&id).filter(|open| open.saved == Saved::No) {
@@ -388,7 +383,6 @@ impl Task {
         let Some(open) = self.state.updates.get(&id) else { return Ok(Moved::No) };
         let want = self.want(&open.journal);
         let lease = if open.journal.is_local() { Lease::Held } else { self.state.lease };
-        eprintln!("DBG decide {id} {:?} unasked {unasked:?}", open.journal.stage);
         let next = update::decide(&open.journal, want.as_ref(), Facts { unasked: &unasked, lease });
         match next {
             // Children are brought on after all updates.

@@ -82,9 +82,12 @@ fn ended(journal: &Journal, outcome: Outcome, reason: Option<String>) -> Do {
         // It went on without this node, which was away or late.
         Stage::Changing | Stage::Started => Do::GoBack { why: Some("the update ended before this node had settled".into()) },
         Stage::Pending { .. } | Stage::Ready { .. } => Do::Release,
-        Stage::Asking | Stage::Staging | Stage::Staged | Stage::Settled { .. } | Stage::Regressed { .. } | Stage::Failed { .. } => {
-            Do::End { outcome, reason }
-        }
+        Stage::Asking
+        | Stage::Staging
+        | Stage::Staged
+        | Stage::Settled { .. }
+        | Stage::Regressed { .. }
+        | Stage::Failed { .. } => Do::End { outcome, reason },
     }
 }
 

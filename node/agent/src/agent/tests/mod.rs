@@ -45,7 +45,8 @@ async fn an_accepted_update_goes_pending_ready_start_occurred_and_only_then_the_
     until("the outcome", || world.heard().contains(&"app/above 1.0.0 outcome".to_owned())).await;
     let heard = world.heard();
     let place = |line: &str| heard.iter().position(|heard| heard == line).unwrap_or_else(|| panic!("{line}: {heard:?}"));
-    let order = ["app/base 1.0.0 proposal", "app/base 1.0.0 changeover-pending", "app/base 2.0.0 welcome", "app/base 1.0.0 hand-over"];
+    let order =
+        ["app/base 1.0.0 proposal", "app/base 1.0.0 changeover-pending", "app/base 2.0.0 welcome", "app/base 1.0.0 hand-over"];
     assert!(order.windows(2).all(|pair| place(pair[0]) < place(pair[1])), "{heard:?}");
     assert!(place("app/above 1.0.0 changeover-pending") < place("app/base 2.0.0 welcome"));
     assert!(place("app/base 2.0.0 welcome") < place("app/above 1.0.0 changeover-done"));
@@ -99,8 +100,14 @@ async fn an_agent_that_dies_in_the_middle_goes_on_and_exactly_one_generation_run
     for stops_at in 0..4 {
         let mut world = World::new();
         let agent = world.agent().await;
-        let one = [app("1.0.0", &[script("a", &world.source, "exec sleep 1001", json!({})), speaker("b", &world.source, "1", json!({}))])];
-        let two = [app("2.0.0", &[script("a", &world.source, "exec sleep 1002", json!({})), speaker("b", &world.source, "2", json!({}))])];
+        let one = [app(
+            "1.0.0",
+            &[script("a", &world.source, "exec sleep 1001", json!({})), speaker("b", &world.source, "1", json!({}))],
+        )];
+        let two = [app(
+            "2.0.0",
+            &[script("a", &world.source, "exec sleep 1002", json!({})), speaker("b", &world.source, "2", json!({}))],
+        )];
         world.install(&agent, &[], &one).await;
         until("a hello", || world.heard().len() == 1).await;
         world.keeper.log();
@@ -236,7 +243,10 @@ for line in f:
     update.to_staged(&agent).await;
     update.want(&agent, Want::Ready);
     let reports = update.until(&agent, |reports| matches!(reports.last(), Some(NodeReport::Failed { .. }))).await;
-    assert!(matches!(reports.last(), Some(NodeReport::Failed { step: Step::Pending, why }) if why.contains("app/a")), "{reports:?}");
+    assert!(
+        matches!(reports.last(), Some(NodeReport::Failed { step: Step::Pending, why }) if why.contains("app/a")),
+        "{reports:?}"
+    );
     update.end(&agent, Outcome::Aborted).await;
     assert_eq!(world.keeper.running().len(), 1);
     agent.stop().await;

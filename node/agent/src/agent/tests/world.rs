@@ -16,9 +16,7 @@ use tribune_keeper::{
 };
 use tribune_messages::node::{Directive, Overruling, Want};
 use tribune_p2p::blobs::BlobStore;
-use tribune_raft_store::model::{
-    Generation, NodeName, NodePlan, NodeReport, Platform, Signature, Span, UpdateId, UpdateKind,
-};
+use tribune_raft_store::model::{Generation, NodeName, NodePlan, NodeReport, Platform, Signature, Span, UpdateId, UpdateKind};
 
 use crate::agent::{Agent, AgentConfig, ModuleSource, Standing, UpdateStanding};
 use crate::keeper::{Children, ChildrenError};
@@ -87,7 +85,8 @@ impl TestKeeper {
         let mut inner = self.inner.lock().unwrap();
         let mut command = Command::new(&spec.program);
         command.args(&spec.args).env_clear().envs(&spec.env).current_dir(&spec.folder).process_group(0);
-        let mut child = command.spawn().map_err(|error| ChildrenError::Refused { why: Refusal::System, message: error.to_string() })?;
+        let mut child =
+            command.spawn().map_err(|error| ChildrenError::Refused { why: Refusal::System, message: error.to_string() })?;
         let id = look_up(child.id()).unwrap().id;
         let process = tribune_keeper::ProcessId { pid: id.pid, start_time: id.start_time };
         let name = spec.id.clone();
@@ -309,7 +308,12 @@ impl World {
     }
 
     /// Installs packages, with everything that belongs to it.
-    pub(super) async fn install(&mut self, agent: &Agent, base: &[Arc<StoredManifest>], to: &[Arc<StoredManifest>]) -> Generation {
+    pub(super) async fn install(
+        &mut self,
+        agent: &Agent,
+        base: &[Arc<StoredManifest>],
+        to: &[Arc<StoredManifest>],
+    ) -> Generation {
         let standing = agent.standing().borrow().clone();
         let update = self.update(&standing, base, to);
         update.to_ready(agent).await;
@@ -355,7 +359,8 @@ impl Update {
     /// Waits until the reports of this update are so.
     pub(super) async fn until(&self, agent: &Agent, so: impl Fn(&[NodeReport]) -> bool) -> Vec<NodeReport> {
         let mut standing = agent.standing();
-        let there = |standing: &Standing| standing.updates.get(&self.id).is_some_and(|UpdateStanding { reports, .. }| so(reports));
+        let there =
+            |standing: &Standing| standing.updates.get(&self.id).is_some_and(|UpdateStanding { reports, .. }| so(reports));
         let found = tokio::time::timeout(LONG, standing.wait_for(there)).await;
         match found {
             Ok(found) => found.unwrap().updates[&self.id].reports.clone(),
