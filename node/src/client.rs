@@ -124,7 +124,7 @@ impl std::str::FromStr for Peer {
 #[derive(Debug)]
 enum Endpoint {
     Socket(PathBuf),
-    Peers { key: Identity, peers: Vec<Peer>, network: Network, next: usize },
+    Peers { key: Box<Identity>, peers: Vec<Peer>, network: Network, next: usize },
 }
 
 /// A connection to the cluster, made anew when it breaks.
@@ -170,7 +170,12 @@ impl Client {
             return Err(ClientError::Unreachable { why: "none was named".into() });
         }
         let network = Network::start(&key, NetworkConfig::new("client", [])).await?;
-        Ok(Self { endpoint: Endpoint::Peers { key, peers, network, next: 0 }, channel: None, who: None, reached: false })
+        Ok(Self {
+            endpoint: Endpoint::Peers { key: Box::new(key), peers, network, next: 0 },
+            channel: None,
+            who: None,
+            reached: false,
+        })
     }
 
     /// Asks, and waits for the answer for at most `within` (beyond the time a question itself waits for something new).

@@ -74,7 +74,7 @@ pub enum NodeError {
     },
     /// The peer to join by cannot be reached.
     #[error("the peer to join by cannot be reached: {0}")]
-    Unreachable(#[from] OpenError),
+    Unreachable(Box<OpenError>),
     /// The peer to join by went away, or answered something else.
     #[error("the peer to join by gave no answer: {0}; the same command may be given again")]
     NoAnswer(String),
@@ -113,4 +113,10 @@ pub enum NodeError {
 /// A file error with its place.
 pub(crate) fn file_error<'a>(action: &'static str, path: &'a std::path::Path) -> impl Fn(io::Error) -> NodeError + 'a {
     move |source| NodeError::File { action, path: path.to_owned(), source }
+}
+
+impl From<OpenError> for NodeError {
+    fn from(error: OpenError) -> Self {
+        NodeError::Unreachable(Box::new(error))
+    }
 }

@@ -1,5 +1,7 @@
 //! Whole nodes in one process, without their keepers: a cluster is made, nodes join, one goes.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

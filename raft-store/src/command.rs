@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{
     CharacteristicKey, ClassName, ClusterId, Decision, Desired, Discrepancy, Facts, Generation, IdError, KeySignature, NodeName,
-    NodeReport, PackageId, PackageName, PeerId, Plan, PrincipalName, PublicKey, Receipt, RequestId, Role, Signature, Span, Timestamp,
-    UpdateId, UpdateRequest,
+    NodeReport, PackageId, PackageName, PeerId, Plan, PrincipalName, PublicKey, Receipt, RequestId, Role, Signature, Span,
+    Timestamp, UpdateId, UpdateRequest,
 };
 
 /// The longest signed order, in bytes of its JSON.

@@ -6,12 +6,12 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod command;
-pub mod model;
-pub mod record;
 pub mod engine;
 pub mod log_store;
 pub mod machine;
+pub mod model;
 pub mod raft_types;
+pub mod record;
 pub mod snapshot;
 pub mod store;
 mod stored;

@@ -47,7 +47,9 @@ pub enum StoreError {
         why: io::Error,
     },
     /// It was written by a newer build.
-    #[error("the store has format {found}, and this build of Tribune knows formats up to {FORMAT}; use the newer one that wrote it")]
+    #[error(
+        "the store has format {found}, and this build of Tribune knows formats up to {FORMAT}; use the newer one that wrote it"
+    )]
     NewerFormat {
         /// The format it has.
         found: u32,

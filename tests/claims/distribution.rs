@@ -32,8 +32,9 @@ fn claim_01_an_image_is_stored_by_a_majority_and_older_versions_remain() -> Resu
     let other = cluster.not_master()?;
     let source = |version: &str| PackageSource::new("p", version).probe("m", version, "");
     let file = source("1.0.0").build(cluster.folder())?.display().to_string();
-    submit(other, &file, &["n1", "n2", "n3"], &["--strategy", "together"], 0)?;
-    let signature = other.json(&["package", "show", "p@1.0.0"])?["modules"][0]["signature"].as_str().context("no signature")?.to_owned();
+    submit(&cluster, other, &file, &["n1", "n2", "n3"], &["--strategy", "together"], 0)?;
+    let signature =
+        other.json(&["package", "show", "p@1.0.0"])?["modules"][0]["signature"].as_str().context("no signature")?.to_owned();
     let mut holders = 0;
     for node in &cluster.nodes {
         holders += usize::from(blobs(&node.data.join("packages"))?.contains(&signature));
@@ -47,7 +48,7 @@ fn claim_01_an_image_is_stored_by_a_majority_and_older_versions_remain() -> Resu
     let node = cluster.node("n2");
     let kept = node.json(&["local", "show"])?;
     ensure!(!kept.to_string().contains(&signature), "the node still holds the first version");
-    other.cli(&["regress", "--node", "n2", "--package", "p@1.0.0"])?.expect(0)?;
+    cluster.admin(other, &["regress", "--node", "n2", "--package", "p@1.0.0"])?.expect(0)?;
     ensure!(node.json(&["node", "show", "n2"])?["packages"]["p"] == "1.0.0", "it is back");
     ensure!(other.json(&["package", "list"])?["count"] == 7, "all versions remain");
     Ok(())
@@ -90,17 +91,23 @@ fn claim_03_each_node_gets_the_subset_that_matches_its_desired_characteristics()
         .file("native", "for amd64", "platform = \"linux/amd64\"")
         .file("native", "for arm64", "platform = \"linux/arm64\"");
     let file = source.build(cluster.folder())?.display().to_string();
-    submit(node, &file, &["n1", "n2", "n3"], &["--strategy", "together"], 0)?;
-    let expected = [("n1", vec!["for any", "for amd64"]), ("n2", vec!["for any", "for edge nodes", "for amd64"]), ("n3", vec!["for any", "for arm64"])];
+    submit(&cluster, node, &file, &["n1", "n2", "n3"], &["--strategy", "together"], 0)?;
+    let expected = [
+        ("n1", vec!["for any", "for amd64"]),
+        ("n2", vec!["for any", "for edge nodes", "for amd64"]),
+        ("n3", vec!["for any", "for arm64"]),
+    ];
     for (name, contents) in expected {
         let expected: BTreeSet<String> = contents.iter().map(|text| blake3::hash(text.as_bytes()).to_hex().to_string()).collect();
         let have = blobs(&cluster.node(name).data.join("local/modules"))?;
         ensure!(have == expected, "{name} has {have:?}, expected {expected:?}");
     }
 
-    let tie = PackageSource::new("tie", "1.0.0")
-        .file("m", "one", "characteristics = { role = \"edge\" }")
-        .file("m", "two", "characteristics = { site = \"oslo\" }");
+    let tie = PackageSource::new("tie", "1.0.0").file("m", "one", "characteristics = { role = \"edge\" }").file(
+        "m",
+        "two",
+        "characteristics = { site = \"oslo\" }",
+    );
     node.cli(&["node", "label", "n2", "site=oslo"])?.expect(0)?;
     let file = tie.build(cluster.folder())?.display().to_string();
     node.cli(&["package", "publish", &file])?.expect(0)?;
@@ -125,7 +132,7 @@ fn claim_07_no_module_reaches_a_node_before_its_acceptance() -> Result<()> {
     let before = blobs(&modules)?;
     node.tell("p/m", "veto not yet")?;
     let file = source("2.0.0").build(cluster.folder())?.display().to_string();
-    let update = submit(node, &file, &["n1"], &[], 3)?;
+    let update = submit(&cluster, node, &file, &["n1"], &[], 3)?;
     ensure!(blobs(&modules)? == before, "a module came before all had accepted");
     node.tell("p/m", "accept")?;
     node.cli(&["update", "decide", &update, "--ask-again", "--watch"])?.expect(0)?;

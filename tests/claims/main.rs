@@ -10,11 +10,11 @@ use serde_json::Value;
 use tribune_tests::probe::{Entry, Said};
 use tribune_tests::{Cluster, Node, PackageSource};
 
-/// Submits a built package for these nodes at a node, with these further arguments; gives the update's id.
-fn submit(at: &Node, package: &str, nodes: &[&str], further: &[&str], code: i32) -> Result<String> {
+/// Submits a built package for these nodes at a node, as the admin, with these further arguments; gives the update's id.
+fn submit(cluster: &Cluster, at: &Node, package: &str, nodes: &[&str], further: &[&str], code: i32) -> Result<String> {
     let targets: Vec<&str> = nodes.iter().flat_map(|node| ["--node", node]).collect();
     let args = [&["update", "submit", package, "-o", "json"], &targets[..], further].concat();
-    let output = at.cli(&args)?.expect(code)?;
+    let output = cluster.admin(at, &args)?.expect(code)?;
     let id = output.json()?["update"].as_str().map(str::to_owned);
     id.with_context(|| format!("no update in {}", output.stdout))
 }
@@ -22,7 +22,7 @@ fn submit(at: &Node, package: &str, nodes: &[&str], further: &[&str], code: i32)
 /// Builds and installs a package on these nodes.
 fn install(cluster: &Cluster, source: &PackageSource, nodes: &[&str]) -> Result<String> {
     let file = source.build(cluster.folder())?;
-    submit(&cluster.nodes[0], &file.display().to_string(), nodes, &[], 0)
+    submit(cluster, &cluster.nodes[0], &file.display().to_string(), nodes, &[], 0)
 }
 
 /// The proposals of an update that a probe has heard.

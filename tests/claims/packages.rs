@@ -14,7 +14,11 @@ fn claim_25_a_package_is_published_and_read_back_unchanged_and_unknown_fields_ar
     let source = PackageSource::new("billing", "2.3.1")
         .with("summary = \"Bills the metered traffic\"\nupgrade-from = \">=2.1\"\nregress = \"no\"")
         .probe("rates", "r", "")
-        .probe("billingd", "b", "depends-on = [\"rates\"]\nprovides = [\"billing.api@2.3.0\"]\nconsumes = [\"clock.api@1 on node\"]");
+        .probe(
+            "billingd",
+            "b",
+            "depends-on = [\"rates\"]\nprovides = [\"billing.api@2.3.0\"]\nconsumes = [\"clock.api@1 on node\"]",
+        );
     let file = source.build(cluster.folder())?.display().to_string();
     let mut built = tribune(&["package", "inspect", &file, "-o", "json"], "")?.expect(0)?.json()?;
     let built = built["packages"][0].take();
@@ -27,7 +31,8 @@ fn claim_25_a_package_is_published_and_read_back_unchanged_and_unknown_fields_ar
     let description = source.write(&cluster.folder().join("unknown"))?;
     let text = fs::read_to_string(&description)?.replace("summary", "sumary");
     fs::write(&description, text)?;
-    let refused = tribune(&["package", "build", "--manifest", &description.display().to_string(), "-o", "x.tpkg"], "")?.expect(1)?;
+    let refused =
+        tribune(&["package", "build", "--manifest", &description.display().to_string(), "-o", "x.tpkg"], "")?.expect(1)?;
     ensure!(refused.stderr.contains("sumary") && refused.stderr.contains("tribune.toml:4"), "{}", refused.stderr);
     Ok(())
 }
@@ -40,7 +45,7 @@ fn claim_21_nodes_classes_and_packages_are_selected_and_what_does_not_exist_is_a
     node.cli(&["class", "set", "edge", "--add", "n2"])?.expect(0)?;
     node.cli(&["update", "submit", &file, "--class", "edge"])?.expect(0)?;
     ensure!(cluster.node("n2").pid("p/m")?.is_some() && cluster.node("n1").pid("p/m")?.is_none(), "--class selects");
-    submit(node, &file, &["n1"], &[], 0)?;
+    submit(&cluster, node, &file, &["n1"], &[], 0)?;
     ensure!(cluster.node("n1").pid("p/m")?.is_some(), "--node selects");
     let second = PackageSource::new("q", "1.0.0").probe("m", "1", "").build(cluster.folder())?.display().to_string();
     node.cli(&["package", "publish", &second])?.expect(0)?;
@@ -76,10 +81,10 @@ fn claim_20_an_image_handed_to_any_peer_reaches_the_master() -> Result<()> {
     let bytes = fs::read(&image)?;
     fs::write(&half, bytes.get(..bytes.len() - 20).context("an image is longer")?)?;
     let other = cluster.not_master()?;
-    other.cli(&["package", "publish", &half.display().to_string()])?.expect(1)?;
+    cluster.admin(other, &["package", "publish", &half.display().to_string()])?.expect(1)?;
     ensure!(other.json(&["package", "list"])?["count"] == 0, "half an image was published");
 
-    other.cli(&["update", "submit", &image])?.expect(0)?;
+    cluster.admin(other, &["update", "submit", &image])?.expect(0)?;
     ensure!(other.json(&["package", "list"])?["count"] == 1, "the image was published");
     ensure!(cluster.node("n2").pid("p/m")?.is_some(), "it runs where the image says");
     Ok(())

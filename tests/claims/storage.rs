@@ -10,6 +10,9 @@ use tribune_tests::{Cluster, PackageSource};
 
 use crate::{install, when};
 
+/// Inode and time of each module's file, and the modules' pids.
+type Look = (BTreeMap<String, (u64, i64, i64)>, Vec<Option<u32>>);
+
 #[test]
 fn claim_13_only_the_module_that_differs_is_replaced() -> Result<()> {
     let cluster = Cluster::start(1)?;
@@ -23,7 +26,7 @@ fn claim_13_only_the_module_that_differs_is_replaced() -> Result<()> {
     };
     install(&cluster, &source("1.0.0"), &["n1"])?;
     let node = cluster.node("n1");
-    let look = || -> Result<(BTreeMap<String, (u64, i64, i64)>, Vec<Option<u32>>)> {
+    let look = || -> Result<Look> {
         let mut files = BTreeMap::new();
         let mut left = vec![node.data.join("local/modules")];
         while let Some(folder) = left.pop() {
@@ -57,7 +60,9 @@ fn claim_13_only_the_module_that_differs_is_replaced() -> Result<()> {
 #[test]
 fn claim_14_pending_then_ready_then_started_then_done_and_a_node_restart_starts_the_new_version() -> Result<()> {
     let mut cluster = Cluster::start(1)?;
-    let source = |version: &str| PackageSource::new("p", version).probe("m", version, "").probe("dependant", "same", "depends-on = [\"m\"]");
+    let source = |version: &str| {
+        PackageSource::new("p", version).probe("m", version, "").probe("dependant", "same", "depends-on = [\"m\"]")
+    };
     install(&cluster, &source("1.0.0"), &["n1"])?;
     let update = install(&cluster, &source("2.0.0"), &["n1"])?;
     let node = cluster.node_mut("n1");
@@ -69,7 +74,8 @@ fn claim_14_pending_then_ready_then_started_then_done_and_a_node_restart_starts_
         _ => false,
     };
     let at = |log, event: &'static str| when(log, event, |said| mine(said, event));
-    let started = when(&module, "the new version's start", |said| matches!(said, Said::Started { version, .. } if version == "2.0.0"))?;
+    let started =
+        when(&module, "the new version's start", |said| matches!(said, Said::Started { version, .. } if version == "2.0.0"))?;
     let pending = at(&module, "pending")?.max(at(&dependant, "pending")?);
     let ready = [at(&module, "ready")?, at(&dependant, "ready")?];
     let done = at(&dependant, "done")?;
@@ -81,7 +87,8 @@ fn claim_14_pending_then_ready_then_started_then_done_and_a_node_restart_starts_
     let shown = tribune_tests::eventually("the module runs again", || node.pid("p/m"))?;
     let log = node.log("p/m");
     let last = log.iter().rev().find(|entry| entry.pid == shown && matches!(entry.said, Said::Started { .. }));
-    let version = last.and_then(|entry| if let Said::Started { version, .. } = &entry.said { Some(version.clone()) } else { None });
+    let version =
+        last.and_then(|entry| if let Said::Started { version, .. } = &entry.said { Some(version.clone()) } else { None });
     ensure!(version.context("it has not said that it started")? == "2.0.0", "an old version was started");
     Ok(())
 }

@@ -41,7 +41,7 @@ fn claim_05_each_affected_process_hears_the_same_and_its_reason_arrives_word_for
     let reason = "42 calls are \"open\" – naïve, isn't it?";
     node.tell("chain/c", &format!("veto {reason}"))?;
     let file = chain("1.1.0").build(cluster.folder())?;
-    let update = submit(node, &file.display().to_string(), &["n1"], &[], 3)?;
+    let update = submit(&cluster, node, &file.display().to_string(), &["n1"], &[], 3)?;
     let (mut a, mut c) = (proposals(&node.log("chain/a"), &update), proposals(&node.log("chain/c"), &update));
     ensure!(a.len() == 1 && c.len() == 1, "asked once each: {a:?} {c:?}");
     for proposal in a.iter_mut().chain(&mut c) {
@@ -71,9 +71,13 @@ fn claim_06_all_are_waited_for_silence_is_a_veto_and_the_dead_abstain() -> Resul
     // Silence until the deadline is a veto.
     node.tell("slow/a", "slow 20000")?;
     let file = source("1.2.0").build(cluster.folder())?;
-    let update = submit(node, &file.display().to_string(), &["n1"], &[], 3)?;
+    let update = submit(&cluster, node, &file.display().to_string(), &["n1"], &[], 3)?;
     let shown = node.json(&["update", "show", &update])?;
-    ensure!(shown["vetoes"][0]["process"] == "slow/a" && shown["vetoes"][0]["reason"] == "no answer", "{shown}");
+    ensure!(
+        shown["vetoes"][0]["process"] == "slow/a"
+            && shown["vetoes"][0]["reason"].as_str().is_some_and(|reason| reason.starts_with("no answer")),
+        "{shown}"
+    );
     node.cli(&["update", "decide", &update, "--abort"])?.expect(0)?;
     Ok(())
 }
@@ -84,12 +88,13 @@ fn claim_17_one_veto_anywhere_stops_the_update_everywhere() -> Result<()> {
     let all = ["n1", "n2", "n3", "n4", "n5"];
     let source = |version: &str| PackageSource::new("p", version).probe("m", version, "");
     let file = source("1.0.0").build(cluster.folder())?;
-    submit(&cluster.nodes[0], &file.display().to_string(), &all, &["--strategy", "together"], 0)?;
-    let before: Vec<_> = cluster.nodes.iter().map(|node| Ok((node.pid("p/m")?, node.json(&["local", "show"])?))).collect::<Result<_>>()?;
+    submit(&cluster, &cluster.nodes[0], &file.display().to_string(), &all, &["--strategy", "together"], 0)?;
+    let before: Vec<_> =
+        cluster.nodes.iter().map(|node| Ok((node.pid("p/m")?, node.json(&["local", "show"])?))).collect::<Result<_>>()?;
     cluster.node("n4").tell("p/m", "veto not now")?;
     let file = source("2.0.0").build(cluster.folder())?;
-    let update = submit(&cluster.nodes[0], &file.display().to_string(), &all, &[], 3)?;
-    cluster.nodes[2].cli(&["update", "decide", &update, "--abort"])?.expect(0)?;
+    let update = submit(&cluster, &cluster.nodes[0], &file.display().to_string(), &all, &[], 3)?;
+    cluster.admin(&cluster.nodes[2], &["update", "decide", &update, "--abort"])?.expect(0)?;
     for (node, (pid, local)) in cluster.nodes.iter().zip(before) {
         eventually("the node has heard of the end", || {
             Ok(node.json(&["local", "show"])?["open"].as_object().is_some_and(serde_json::Map::is_empty).then_some(()))
@@ -110,7 +115,7 @@ fn claim_19_a_user_can_force_and_the_overruled_process_is_told_by_whom_and_why()
     let node = cluster.node("n1");
     node.tell("p/m", "veto I am busy")?;
     let file = source("2.0.0").build(cluster.folder())?;
-    let update = submit(node, &file.display().to_string(), &["n1"], &[], 3)?;
+    let update = submit(&cluster, node, &file.display().to_string(), &["n1"], &[], 3)?;
     node.cli(&["update", "decide", &update, "--force", "--why", "the hole is worse"])?.expect(0)?;
     ensure!(node.watch(&update)? == 0, "it is completed");
     let told = node.log("p/m").into_iter().any(|entry| {

@@ -127,6 +127,12 @@ impl Cluster {
         })
     }
 
+    /// A command of the admin, over the network, at a node that runs.
+    pub fn admin(&self, at: &Node, args: &[&str]) -> Result<Output> {
+        let key = self.nodes[0].data.join("admin.key").display().to_string();
+        tribune(&[args, &["--peer", &at.address()?, "--key", &key]].concat(), "")
+    }
+
     /// A running node that is not the master.
     pub fn not_master(&self) -> Result<&Node> {
         let master = self.master()?;
@@ -200,7 +206,10 @@ impl Node {
     /// The pid of its agent.
     pub fn agent(&self) -> Result<Option<u32>> {
         let keeper = self.keeper.as_ref().context("the node does not run")?.id();
-        Ok(processes()?.into_iter().find(|process| process.parent == keeper && process.args.get(1).is_some_and(|a| a == "agent")).map(|p| p.pid))
+        Ok(processes()?
+            .into_iter()
+            .find(|process| process.parent == keeper && process.args.get(1).is_some_and(|a| a == "agent"))
+            .map(|p| p.pid))
     }
 
     /// Kills keeper, agent and everything that the node has started, with SIGKILL.

@@ -111,7 +111,7 @@ fn build_one(version: &Version, beside: &Path, folder: &Path) -> Result<String> 
     fs::write(source.join(format!("catalogue-{}.txt", version.number)), version.catalogue)?;
     for program in version.programs {
         let from: PathBuf = beside.join(program);
-        ensure!(from.is_file(), "{} is not there; build the whole workspace with `make build`", from.display());
+        ensure!(from.is_file(), "{} is not there; build the whole workspace: `make build`", from.display());
         fs::copy(from, source.join(program))?;
     }
     let file = folder.join(format!("quotes-{}.tpkg", version.number)).display().to_string();

@@ -178,7 +178,14 @@ impl Master {
         let taken = uploads::take_in(&self.shared.store, size, receiver).await?;
         let copies = reign.spread(&taken.blobs).await?;
         let name = caller.name.as_deref().unwrap_or("somebody");
-        tracing::info!(by = name, packages = taken.packages.len(), blobs = taken.blobs.len(), size, copies, "a file was uploaded");
+        tracing::info!(
+            by = name,
+            packages = taken.packages.len(),
+            blobs = taken.blobs.len(),
+            size,
+            copies,
+            "a file was uploaded"
+        );
         Ok(ApiResponse::Uploaded { packages: taken.packages, copies })
     }
 
@@ -194,9 +201,10 @@ impl Master {
             Ok(Ok(_)) => {
                 tracing::info!(node = %name, %peer, "a node joined");
                 let record = reign.applied();
-                view(&record.state).map_or_else(|| unavailable("the cluster was not made yet".into()), |view| {
-                    JoinResponse::Joined(Box::new(view))
-                })
+                view(&record.state).map_or_else(
+                    || unavailable("the cluster was not made yet".into()),
+                    |view| JoinResponse::Joined(Box::new(view)),
+                )
             }
             Ok(Err(rejection)) => {
                 tracing::warn!(node = %name, %peer, why = %rejection, "a node was not let in");

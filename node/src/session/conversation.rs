@@ -24,7 +24,7 @@ impl<A: Acting> Session<A> {
         let mut alive = interval(ALIVE_EVERY.as_duration());
         alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut leadership = self.seat.borrow().as_ref().map(|seat| seat.raft.leadership());
-        let mut speaker = Speaker { sender, said: Said::default(), state: None };
+        let mut speaker = Speaker { sender, said: Said::default(), state: None, ready: None };
         loop {
             let heard = tokio::select! {
                 heard = receiver.recv::<FromMaster>() => heard,
@@ -79,8 +79,10 @@ impl<A: Acting> Session<A> {
             tracing::debug!(update = %report.update, report = ?report.report, "reported");
             speaker.sender.send(&FromNode::Report(report)).await?;
         }
-        if occasion == Occasion::Tick {
-            speaker.sender.send(&FromNode::Alive { ready: ready(standing) }).await?;
+        let ready = ready(standing);
+        if occasion == Occasion::Tick || speaker.ready.as_ref() != Some(&ready) {
+            speaker.sender.send(&FromNode::Alive { ready: ready.clone() }).await?;
+            speaker.ready = Some(ready);
         }
         Ok(())
     }
@@ -118,6 +120,8 @@ struct Speaker {
     said: Said,
     /// What the master was told last.
     state: Option<NodeState>,
+    /// For which updates it was told last that this node is ready.
+    ready: Option<BTreeSet<UpdateId>>,
 }
 
 /// Why the node speaks.

@@ -95,13 +95,13 @@ mod tests {
         let mut memory = Said::default();
         let now = Instant::now();
         let [first, second, other] = [NodeReport::Staged, NodeReport::Pending, NodeReport::Ready];
-        assert_eq!(said(&memory.next(&standing(1, &[first.clone()]), now)), [(1, first.clone())]);
+        assert_eq!(said(&memory.next(&standing(1, std::slice::from_ref(&first)), now)), [(1, first.clone())]);
         let two = standing(1, &[first.clone(), second.clone()]);
         assert_eq!(said(&memory.next(&two, now)), [(2, second.clone())]);
         assert_eq!(memory.next(&two, now), []);
         let changed = standing(1, &[other.clone(), second.clone()]);
         assert_eq!(said(&memory.next(&changed, now)), [(3, other.clone()), (4, second.clone())]);
-        assert_eq!(said(&memory.next(&standing(2, &[other.clone()]), now)), [(5, other)], "about another plan");
+        assert_eq!(said(&memory.next(&standing(2, std::slice::from_ref(&other)), now)), [(5, other)], "about another plan");
     }
 
     #[test]

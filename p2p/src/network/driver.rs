@@ -73,17 +73,7 @@ impl Driver {
         gone: DropGuard,
         silence: Duration,
     ) -> Self {
-        Self {
-            swarm,
-            commands,
-            list,
-            presence,
-            listening,
-            _gone: gone,
-            dialling: HashMap::new(),
-            alive: HashMap::new(),
-            silence,
-        }
+        Self { swarm, commands, list, presence, listening, _gone: gone, dialling: HashMap::new(), alive: HashMap::new(), silence }
     }
 
     /// Runs until it is told to stop, or until the last handle of the network is dropped.

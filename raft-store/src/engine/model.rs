@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rpds::RedBlackTreeMapSync;
 
 use super::{Batch, Durability, Engine, EngineError, Family, KeyRange, Op, Order, Rows};
-pub use crate::snapshot::model_folder::ModelFolder;
 use crate::snapshot::model_folder::Files;
+pub use crate::snapshot::model_folder::ModelFolder;
 
 type Keys = RedBlackTreeMapSync<Vec<u8>, Arc<[u8]>>;
 
@@ -307,7 +307,8 @@ mod tests {
         let engine = disk.engine();
         (1..=5).for_each(|key| put(&engine, key, Durability::Buffered));
         assert_eq!(keys(&engine, Order::Descending), [5, 4, 3, 2, 1]);
-        let within: Vec<_> = engine.scan(Family::State, KeyRange::new([2], [4]), Order::Descending).map(|r| r.unwrap().0[0]).collect();
+        let within: Vec<_> =
+            engine.scan(Family::State, KeyRange::new([2], [4]), Order::Descending).map(|r| r.unwrap().0[0]).collect();
         assert_eq!(within, [3, 2]);
         let mut batch = Batch::new();
         batch.delete_range(Family::State, [2], [5]);

@@ -6,8 +6,8 @@
 use std::path::Path;
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, IteratorMode, LogLevel, Options,
-    ReadOptions, WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, IteratorMode,
+    LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
 use super::{Batch, Durability, Engine, EngineError, Family, KeyRange, Op, Order, Rows};
@@ -45,7 +45,8 @@ impl RocksEngine {
         let cache = Cache::new_lru_cache(BLOCK_CACHE);
         let families = Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(&cache)));
         let default = ColumnFamilyDescriptor::new("default", family_options(&cache));
-        let db = DB::open_cf_descriptors(&options, folder, families.into_iter().chain([default])).map_err(|e| open_error(folder, &e))?;
+        let db = DB::open_cf_descriptors(&options, folder, families.into_iter().chain([default]))
+            .map_err(|e| open_error(folder, &e))?;
         Ok(Self { db })
     }
 
@@ -168,7 +169,8 @@ mod tests {
     fn a_store_with_an_unknown_part_is_refused_by_its_name() {
         let folder = tempfile::tempdir().unwrap();
         drop(RocksEngine::open(folder.path()).unwrap());
-        let mut db = DB::open_cf(&database_options(), folder.path(), DB::list_cf(&Options::default(), folder.path()).unwrap()).unwrap();
+        let mut db =
+            DB::open_cf(&database_options(), folder.path(), DB::list_cf(&Options::default(), folder.path()).unwrap()).unwrap();
         db.create_cf("from-tomorrow", &Options::default()).unwrap();
         drop(db);
         let error = RocksEngine::open(folder.path()).unwrap_err();
@@ -190,7 +192,10 @@ mod tests {
             let file = file.unwrap();
             std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
         }
-        let wal = std::fs::read_dir(copy.path()).unwrap().map(|f| f.unwrap().path()).find(|p| p.extension().is_some_and(|e| e == "log"));
+        let wal = std::fs::read_dir(copy.path())
+            .unwrap()
+            .map(|f| f.unwrap().path())
+            .find(|p| p.extension().is_some_and(|e| e == "log"));
         let wal = wal.unwrap();
         let mut bytes = std::fs::read(&wal).unwrap();
         bytes[50_000] ^= 1;

@@ -32,9 +32,7 @@ fn is_name(text: &str) -> bool {
     let bytes = text.as_bytes();
     (1..=64).contains(&bytes.len())
         && (bytes[0].is_ascii_lowercase() || bytes[0].is_ascii_digit())
-        && bytes
-            .iter()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-'))
+        && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-'))
 }
 
 macro_rules! name {
@@ -354,10 +352,7 @@ const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_0
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (unit, size) = UNITS
-            .iter()
-            .find(|(_, size)| self.0 >= *size && self.0.is_multiple_of(*size))
-            .unwrap_or(&("s", 1000));
+        let (unit, size) = UNITS.iter().find(|(_, size)| self.0 >= *size && self.0.is_multiple_of(*size)).unwrap_or(&("s", 1000));
         f.pad(&format!("{}{unit}", self.0 / size))
     }
 }
@@ -404,7 +399,9 @@ mod tests {
 
     #[test]
     fn a_span_reads_back_as_it_was_written() {
-        for (text, millis) in [("500ms", 500), ("10s", 10_000), ("5m", 300_000), ("2h", 7_200_000), ("7d", 604_800_000), ("0s", 0)] {
+        for (text, millis) in
+            [("500ms", 500), ("10s", 10_000), ("5m", 300_000), ("2h", 7_200_000), ("7d", 604_800_000), ("0s", 0)]
+        {
             let span: Span = text.parse().unwrap();
             assert_eq!(span.as_millis(), millis);
             assert_eq!(span.to_string(), text);

@@ -167,10 +167,16 @@ impl FromStr for Platform {
         if text == "any" {
             return Ok(Platform::Any);
         }
-        let word = |part: &str| (1..=16).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+        let word = |part: &str| {
+            (1..=16).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        };
         match text.split_once('/') {
             Some((os, arch)) if word(os) && word(arch) => Ok(Platform::Exactly { os: os.into(), arch: arch.into() }),
-            _ => Err(IdError { what: "platform", text: text.chars().take(80).collect(), rule: "use \"any\" or os/arch, such as linux/amd64" }),
+            _ => Err(IdError {
+                what: "platform",
+                text: text.chars().take(80).collect(),
+                rule: "use \"any\" or os/arch, such as linux/amd64",
+            }),
         }
     }
 }
@@ -212,7 +218,11 @@ impl FromStr for Listen {
         if good {
             Ok(Self(text.to_owned()))
         } else {
-            Err(IdError { what: "listen address", text: text.chars().take(80).collect(), rule: "use tcp://IP:PORT, udp://IP:PORT or unix:///PATH (at most 100 bytes)" })
+            Err(IdError {
+                what: "listen address",
+                text: text.chars().take(80).collect(),
+                rule: "use tcp://IP:PORT, udp://IP:PORT or unix:///PATH (at most 100 bytes)",
+            })
         }
     }
 }
@@ -306,7 +316,11 @@ impl fmt::Display for ApiProvided {
 impl FromStr for ApiProvided {
     type Err = IdError;
     fn from_str(text: &str) -> Result<Self, IdError> {
-        let wrong = || IdError { what: "provided API", text: text.chars().take(80).collect(), rule: "use NAME@VERSION, such as billing.api@2.3.0" };
+        let wrong = || IdError {
+            what: "provided API",
+            text: text.chars().take(80).collect(),
+            rule: "use NAME@VERSION, such as billing.api@2.3.0",
+        };
         let (api, version) = text.split_once('@').ok_or_else(wrong)?;
         Ok(Self { api: api.parse().map_err(|_| wrong())?, version: version.parse().map_err(|_| wrong())? })
     }
@@ -583,7 +597,9 @@ pub enum ManifestError {
     #[error("package {0} has {1} modules; at most {MAX_MODULES} are allowed")]
     TooManyModules(PackageName, usize),
     /// Two modules cannot be told apart.
-    #[error("module {module} is there twice for {platform} with the same characteristics; modules of one name differ by platform or characteristics")]
+    #[error(
+        "module {module} is there twice for {platform} with the same characteristics; modules of one name differ by platform or characteristics"
+    )]
     DuplicateModule {
         /// The module.
         module: ModuleName,

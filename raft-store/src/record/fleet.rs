@@ -6,8 +6,9 @@ use super::Record;
 use super::apply::{About, At};
 use crate::command::{Accepted, Birth, Evidence, NewNode, Rejection, Response};
 use crate::model::{
-    Author, CharacteristicKey, Class, ClassName, Cluster, Desired, EventKind, Facts, Generation, Manifest, Node, NodeName, Package,
-    PackageId, Principal, PrincipalName, PublicKey, RECORD_LEVEL, RaftRole, Receipt, Role, Settings, Signature, Span, Token,
+    Author, CharacteristicKey, Class, ClassName, Cluster, Desired, EventKind, Facts, Generation, Manifest, Node, NodeName,
+    Package, PackageId, Principal, PrincipalName, PublicKey, RECORD_LEVEL, RaftRole, Receipt, Role, Settings, Signature, Span,
+    Token,
 };
 
 /// The most nodes a cluster has.
@@ -145,7 +146,8 @@ impl Record {
         if self.tokens.contains(&hash) {
             return Err(Rejection::TokenExists);
         }
-        let old: Vec<Signature> = self.tokens.iter().filter(|(_, token)| token.expires < at.time).map(|(hash, _)| *hash).collect();
+        let old: Vec<Signature> =
+            self.tokens.iter().filter(|(_, token)| token.expires < at.time).map(|(hash, _)| *hash).collect();
         for hash in old {
             self.tokens.remove(&hash);
         }
@@ -203,8 +205,11 @@ impl Record {
         if !self.classes.contains(&class) && self.classes.len() >= MAX_NODES {
             return Err(Rejection::Limit { what: "classes".into(), count: MAX_NODES as u64 });
         }
-        let mut row =
-            self.classes.get(&class).cloned().unwrap_or_else(|| Class { name: class.clone(), should: BTreeMap::new(), version: 0 });
+        let mut row = self.classes.get(&class).cloned().unwrap_or_else(|| Class {
+            name: class.clone(),
+            should: BTreeMap::new(),
+            version: 0,
+        });
         row.version = at.index;
         self.classes.put(class.clone(), row);
         for name in add {
@@ -246,7 +251,8 @@ impl Record {
                 return Err(Rejection::VersionTaken { name, version, id: other });
             }
         }
-        let blobs: BTreeSet<Signature> = read.iter().flat_map(|(_, _, m)| m.modules.iter().map(|module| module.signature)).collect();
+        let blobs: BTreeSet<Signature> =
+            read.iter().flat_map(|(_, _, m)| m.modules.iter().map(|module| module.signature)).collect();
         let copies = self.copies(&blobs, receipts)?;
         for (id, text, manifest) in read {
             if self.packages.contains(&id) {
@@ -299,7 +305,9 @@ fn new_node(at: At, new: &NewNode) -> Node {
 
 fn check_value(key: &CharacteristicKey, value: &str) -> Result<(), Rejection> {
     if value.is_empty() || value.len() > 256 || value.chars().any(char::is_control) {
-        return Err(Rejection::Evidence { what: format!("the value of {key} must have 1 to 256 bytes and no control characters") });
+        return Err(Rejection::Evidence {
+            what: format!("the value of {key} must have 1 to 256 bytes and no control characters"),
+        });
     }
     Ok(())
 }

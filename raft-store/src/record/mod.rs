@@ -22,8 +22,8 @@ pub use table::{Change, Key, Table};
 
 use crate::command::Response;
 use crate::model::{
-    Class, ClassName, Cluster, Event, Node, NodeName, Package, PackageId, PackageName, Principal, PublicKey, RECORD_LEVEL, RequestId,
-    Signature, Timestamp, Token, Tombstone, TombstoneKey, Update, UpdateId,
+    Class, ClassName, Cluster, Event, Node, NodeName, Package, PackageId, PackageName, Principal, PublicKey, RECORD_LEVEL,
+    RequestId, Signature, Timestamp, Token, Tombstone, TombstoneKey, Update, UpdateId,
 };
 
 /// How many ended updates are kept.

@@ -9,8 +9,8 @@ use super::Record;
 use super::apply::{About, At};
 use crate::command::{Accepted, Rejection, Response};
 use crate::model::{
-    Answer, BallotCast, Discrepancy, EventKind, Generation, LEFT_OUT_AWAY, LEFT_OUT_BY_DECISION, NodeName, NodeProgress, NodeReport,
-    OnFailure, Outcome, Phase, ProcessRef, Step, Tombstone, TombstoneKey, Update, UpdateId, UpdateKind,
+    Answer, BallotCast, Discrepancy, EventKind, Generation, LEFT_OUT_AWAY, LEFT_OUT_BY_DECISION, NodeName, NodeProgress,
+    NodeReport, OnFailure, Outcome, Phase, ProcessRef, Step, Tombstone, TombstoneKey, Update, UpdateId, UpdateKind,
 };
 
 /// The most processes of a node that are asked.
@@ -183,7 +183,14 @@ impl Record {
         self.when_wave_done(at, id)
     }
 
-    fn regressed(&mut self, at: At, id: UpdateId, name: &NodeName, current: &Generation, why: Option<&str>) -> Result<(), Rejection> {
+    fn regressed(
+        &mut self,
+        at: At,
+        id: UpdateId,
+        name: &NodeName,
+        current: &Generation,
+        why: Option<&str>,
+    ) -> Result<(), Rejection> {
         self.change_progress(id, name, |progress| {
             if progress.step == Step::Regressed {
                 return Err(Rejection::Outdated);

@@ -59,7 +59,8 @@ pub enum WaitingFor {
 impl Record {
     /// What this update is waiting for; `None` if it has ended.
     pub fn waiting(&self, update: &Update) -> Option<Waiting> {
-        let below = |step: Step| update.nodes.iter().filter(move |(_, node)| node.step < step).map(|(name, _)| name.clone()).collect();
+        let below =
+            |step: Step| update.nodes.iter().filter(move |(_, node)| node.step < step).map(|(name, _)| name.clone()).collect();
         let cancel = format!("tribune update cancel {}", update.id);
         let decide = |what: &str| format!("tribune update decide {} {what}", update.id);
         let (waiting_for, can) = match &update.phase {
@@ -68,7 +69,13 @@ impl Record {
             Phase::Asking => (WaitingFor::Answers { nodes: below(Step::Voted) }, vec![cancel]),
             Phase::Vetoed => (
                 WaitingFor::Decision { about: vetoes(update) },
-                vec![decide("--force --why TEXT"), decide("--only NODE"), decide("--without NODE"), decide("--ask-again"), decide("--abort")],
+                vec![
+                    decide("--force --why TEXT"),
+                    decide("--only NODE"),
+                    decide("--without NODE"),
+                    decide("--ask-again"),
+                    decide("--abort"),
+                ],
             ),
             Phase::Distributing => (WaitingFor::Staging { nodes: below(Step::Staged) }, vec![cancel]),
             Phase::Wave { wave } => {

@@ -155,10 +155,7 @@ impl<K: Key, V: Clone + PartialEq + Serialize + DeserializeOwned> Table<K, V> {
         let mut keys = std::mem::take(&mut self.changed);
         keys.sort();
         keys.dedup();
-        changes.extend(keys.into_iter().map(|key| Change {
-            value: self.get(&key).map(encode),
-            key: self.row_key(&key),
-        }));
+        changes.extend(keys.into_iter().map(|key| Change { value: self.get(&key).map(encode), key: self.row_key(&key) }));
     }
 
     /// All rows as bytes, in order of their keys' bytes.

@@ -6,8 +6,8 @@ use super::apply::{About, At};
 use super::{KEPT_UPDATES, Record};
 use crate::command::{Accepted, Evidence, Rejection, Response};
 use crate::model::{
-    Answer, Author, Decision, DecisionTaken, EventKind, NodeName, NodeProgress, Outcome, Phase, Plan, RequestId, Span, Step, Update,
-    UpdateId, UpdateRequest,
+    Answer, Author, Decision, DecisionTaken, EventKind, NodeName, NodeProgress, Outcome, Phase, Plan, RequestId, Span, Step,
+    Update, UpdateId, UpdateRequest,
 };
 
 /// The most updates that are open at a time.

@@ -149,7 +149,8 @@ impl SnapshotFile {
 }
 
 /// A snapshot: what it is of, and its bytes.
-pub type Snapshot = openraft::Snapshot<openraft::vote::leader_id_std::CommittedLeaderId<u64>, u64, crate::raft_types::RaftPeer, SnapshotFile>;
+pub type Snapshot =
+    openraft::Snapshot<openraft::vote::leader_id_std::CommittedLeaderId<u64>, u64, crate::raft_types::RaftPeer, SnapshotFile>;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Pointer {
@@ -259,7 +260,11 @@ impl Snapshots {
     }
 
     /// Checks a snapshot to its last byte, reads the state in it, and puts its file on disk. Blocks.
-    pub(crate) fn read_state<S: Replicated>(&self, from: SnapshotFile, meta: &SnapshotMeta) -> Result<Restored<S>, SnapshotError> {
+    pub(crate) fn read_state<S: Replicated>(
+        &self,
+        from: SnapshotFile,
+        meta: &SnapshotMeta,
+    ) -> Result<Restored<S>, SnapshotError> {
         let ours = Arc::ptr_eq(&from.file.folder, &self.inner.folder) && !from.file.kept.load(Ordering::Relaxed);
         let file = if ours { from.file } else { self.copy(&from.file)? };
         let (state, rows) = read_rows::<S>(&file, self.inner.schema, Some(meta))?;
@@ -278,7 +283,12 @@ impl Snapshots {
 
     /// Makes a snapshot the current one, together with the changes in a batch. With `Purpose::Replace` it is kept only if
     /// no newer one became current meanwhile. Gives the current one.
-    pub(crate) async fn publish(&self, snapshot: Snapshot, mut batch: Batch, purpose: Purpose) -> Result<Snapshot, SnapshotError> {
+    pub(crate) async fn publish(
+        &self,
+        snapshot: Snapshot,
+        mut batch: Batch,
+        purpose: Purpose,
+    ) -> Result<Snapshot, SnapshotError> {
         let pointer = Pointer {
             name: snapshot.snapshot.file.name.clone(),
             bytes: snapshot.snapshot.bytes,
@@ -352,7 +362,11 @@ fn open_frames(
 }
 
 /// The state in a file, and the rows to write it. Both only if the whole file is good.
-fn read_rows<S: Replicated>(file: &StoredFile, schema: &'static str, meta: Option<&SnapshotMeta>) -> Result<(S, Batch), SnapshotError> {
+fn read_rows<S: Replicated>(
+    file: &StoredFile,
+    schema: &'static str,
+    meta: Option<&SnapshotMeta>,
+) -> Result<(S, Batch), SnapshotError> {
     let mut frames = open_frames(file, schema, meta)?;
     let mut batch = Batch::new();
     let mut bad = None;

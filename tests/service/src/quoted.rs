@@ -61,7 +61,9 @@ pub fn run(version: &'static str) -> Result<()> {
 
 fn read_catalogue() -> Result<Vec<String>> {
     let mut args = std::env::args().skip(1);
-    let (Some("--catalogue"), Some(file)) = (args.next().as_deref(), args.next()) else { bail!("usage: quoted --catalogue FILE") };
+    let (Some("--catalogue"), Some(file)) = (args.next().as_deref(), args.next()) else {
+        bail!("usage: quoted --catalogue FILE")
+    };
     let file = PathBuf::from(file);
     let text = std::fs::read_to_string(&file).with_context(|| format!("reading the catalogue {}", file.display()))?;
     let quotes: Vec<String> = text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect();

@@ -17,8 +17,10 @@ pub(crate) type Answer = Response<Full<Bytes>>;
 
 /// The one listening socket that the node passed on.
 pub(crate) fn socket() -> Result<TcpListener> {
-    let (_, socket) =
-        tribune_process::listen_fds()?.into_iter().next().context("no listening socket was passed on; the module needs a `listen`")?;
+    let (_, socket) = tribune_process::listen_fds()?
+        .into_iter()
+        .next()
+        .context("no listening socket was passed on; the module needs a `listen`")?;
     let listener = TcpListener::from(socket);
     listener.set_nonblocking(true)?;
     Ok(listener)

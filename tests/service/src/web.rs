@@ -26,7 +26,8 @@ pub fn run(version: &'static str) -> Result<()> {
     let (server, leave) = serve::server();
     let _session = Process::connect()?.version(version).serve(Opinion(leave))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(server.run(listener, move |request| answer(version, request.method().clone(), request.uri().path().to_owned())))
+    runtime
+        .block_on(server.run(listener, move |request| answer(version, request.method().clone(), request.uri().path().to_owned())))
 }
 
 async fn answer(version: &str, method: Method, path: String) -> Answer {
@@ -42,7 +43,12 @@ async fn ask(method: Method, path: &str) -> Result<(StatusCode, String)> {
     let stream = TcpStream::connect(address.trim()).await.context("connecting to quoted")?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let request = Request::builder().method(method).uri(path).header("host", "quoted").header("connection", "close").body(Empty::<Bytes>::new())?;
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "quoted")
+        .header("connection", "close")
+        .body(Empty::<Bytes>::new())?;
     let answer = sender.send_request(request).await.context("asking quoted")?;
     let status = answer.status();
     let body = answer.into_body().collect().await.context("reading quoted's answer")?.to_bytes();

@@ -22,7 +22,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tribune_process::{
-    Aborted, Ballot, ChangeoverDone, ChangeoverPending, HandOver, Handler, OutcomeTold, Overruled, Process, Proposal, Resume, Session,
+    Aborted, Ballot, ChangeoverDone, ChangeoverPending, HandOver, Handler, OutcomeTold, Overruled, Process, Proposal, Resume,
+    Session,
 };
 use tribune_tests::probe::{Entry, Said};
 

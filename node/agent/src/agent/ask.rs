@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tribune_process::protocol::{NodeMessage, Overruled, Resume, Role};
 use tribune_raft_store::model::{AskHow, BallotCast, PackageId, Silent as SilenceMeans, Step, UpdateId};
 
-use super::journal::{Counted, Journal, Stage, process_of};
+use super::journal::{Asking, Counted, Journal, Stage, process_of};
 use super::ready::told_pending;
 use super::task::{Finished, Moved, Scope, Stuck, Task};
 use super::update::{self, Anew};
@@ -191,6 +191,7 @@ impl Task {
         let Some(scope) = self.scope(id) else { return Ok(Moved::No) };
         let Some(mut journal) = self.journal(id) else { return Ok(Moved::No) };
         journal.question += 1;
+        journal.asking = Asking::Begun;
         self.log_proposal(&journal, &scope);
         let forced = journal.local.as_ref().is_some_and(|order| order.force.is_some());
         let touchees = if forced { Vec::new() } else { self.touchees(&scope) };
@@ -365,8 +366,7 @@ fn back_to_asking(journal: &mut Journal) {
     journal.voted = None;
     journal.staged = None;
     journal.attempts.clear();
-    // A round with nobody in it is over at once, and no round at all is one to begin.
-    journal.polls.retain(|poll| poll.processes().next().is_some());
+    journal.asking = Asking::ToBegin;
 }
 
 /// The processes whose acceptance stands.

@@ -50,6 +50,8 @@ pub struct Journal {
     pub began: Moment,
     /// Counts the times it was asked about anew; processes see it as the revision.
     pub question: u64,
+    /// Whether the present round of asking has begun.
+    pub asking: Asking,
     /// The rounds of asking whose answers count.
     pub polls: Vec<Poll>,
     /// The answers as they were reported last; none while nobody has been heard out.
@@ -181,6 +183,16 @@ pub enum Runs {
     After,
 }
 
+/// Whether a round of asking has begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Asking {
+    /// Nobody was asked in it yet.
+    ToBegin,
+    /// Everybody whose answer does not stand was asked.
+    Begun,
+}
+
 impl Journal {
     /// The journal of an update that this node is told of for the first time.
     pub fn begin(directive: &Directive, before: u64, now: Moment) -> Self {
@@ -198,6 +210,7 @@ impl Journal {
             before,
             began: now,
             question: 0,
+            asking: Asking::ToBegin,
             polls: Vec::new(),
             voted: None,
             asked: BTreeMap::new(),
@@ -250,7 +263,7 @@ impl Journal {
 
     /// Whether all that were asked have answered, or their time has run out.
     pub fn all_answered(&self) -> bool {
-        !self.polls.is_empty() && self.polls.iter().all(Poll::is_over)
+        self.asking == Asking::Begun && self.polls.iter().all(Poll::is_over)
     }
 
     /// Whether this process was asked in a round that counts.

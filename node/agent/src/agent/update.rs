@@ -5,7 +5,7 @@
 use tribune_messages::node::{Directive, Want};
 use tribune_raft_store::model::Outcome;
 
-use super::journal::{Journal, ReadyState, Stage};
+use super::journal::{Asking, Journal, ReadyState, Stage};
 use crate::processes::ProcessId;
 
 /// What the task sees and the journal does not say.
@@ -103,7 +103,7 @@ fn regressed(journal: &Journal) -> Do {
 fn forward(journal: &Journal, want: Option<&Want>, facts: Facts<'_>) -> Do {
     let go_on = matches!(want, Some(Want::Ready | Want::Settled));
     match &journal.stage {
-        Stage::Asking if journal.polls.is_empty() => Do::Ask,
+        Stage::Asking if journal.asking == Asking::ToBegin => Do::Ask,
         Stage::Asking if !journal.all_answered() => Do::Wait,
         Stage::Asking if go_on || want == Some(&Want::Staged) => Do::Stage,
         Stage::Staging if matches!(want, Some(Want::Hold | Want::Voted)) => Do::StopStaging,
