@@ -203,13 +203,23 @@ impl Node {
         Ok(())
     }
 
+    /// Kills its agent, then its keeper, with SIGKILL. What the keeper has started goes on; [`Node::run`] runs the node again.
+    pub fn kill_node_processes(&mut self) -> Result<()> {
+        self.kill_agent()?;
+        let mut keeper = self.keeper.take().context("the node does not run")?;
+        // It may have ended by itself.
+        let _ = keeper.kill();
+        keeper.wait()?;
+        // On a slow machine the keeper has come to start another agent in between.
+        let agents = processes()?.into_iter().filter(|process| process.is_agent() && process.belongs_to(&self.data));
+        agents.for_each(|process| kill(process.pid));
+        Ok(())
+    }
+
     /// The pid of its agent.
     pub fn agent(&self) -> Result<Option<u32>> {
         let keeper = self.keeper.as_ref().context("the node does not run")?.id();
-        Ok(processes()?
-            .into_iter()
-            .find(|process| process.parent == keeper && process.args.get(1).is_some_and(|a| a == "agent"))
-            .map(|p| p.pid))
+        Ok(processes()?.into_iter().find(|process| process.parent == keeper && process.is_agent()).map(|p| p.pid))
     }
 
     /// Kills keeper, agent and everything that the node has started, with SIGKILL.
@@ -264,6 +274,10 @@ struct Process {
 }
 
 impl Process {
+    fn is_agent(&self) -> bool {
+        self.args.get(1).is_some_and(|argument| argument == "agent")
+    }
+
     fn belongs_to(&self, data: &Path) -> bool {
         let data = data.display().to_string();
         self.args.contains(&data) || self.environment.contains(&format!("{data}/"))
