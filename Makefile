@@ -27,6 +27,8 @@ demo: build
 	"$(TARGET)/debug/tribune" demo
 
 test: setup
+	@tests/setup/packages $(TEST_PACKAGES)
+	@tests/setup/wheels
 	@tests/setup/nextest
 	cargo build --workspace --locked
 	cargo nextest run --workspace --locked

@@ -461,7 +461,7 @@ pub enum Rejection {
     #[error("the join token expired; make another with `tribune token create`")]
     TokenExpired,
     /// The token is for another node.
-    #[error("the join token is for node {node}")]
+    #[error("the join token is for node {node}; join under that name, or make another with `tribune token create`")]
     TokenForOther {
         /// For whom.
         node: NodeName,

@@ -142,7 +142,7 @@ pub enum ContainerError {
     #[error("it was found to be damaged before; nothing more of it is read")]
     Broken,
     /// There are bytes after the end.
-    #[error("there are bytes after its end, at byte {at}; it is damaged or was appended to")]
+    #[error("there are bytes after its end, at byte {at}; it is damaged or was appended to; copy or build it again")]
     Trailing {
         /// Where the container ends.
         at: u64,

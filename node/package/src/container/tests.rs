@@ -161,7 +161,9 @@ fn bytes_after_the_end_are_refused() {
     let (mut bytes, _, _) = example();
     let at = bytes.len();
     bytes.push(0);
-    assert_eq!(refused(&bytes), format!("there are bytes after its end, at byte {at}; it is damaged or was appended to"));
+    let message =
+        format!("there are bytes after its end, at byte {at}; it is damaged or was appended to; copy or build it again");
+    assert_eq!(refused(&bytes), message);
 }
 
 /// A container whose header is this text, with the right hash.

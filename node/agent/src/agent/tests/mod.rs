@@ -123,7 +123,8 @@ async fn an_agent_that_dies_in_the_middle_goes_on_and_exactly_one_generation_run
         .await;
         agent.stop().await;
         let agent = world.agent().await;
-        // The master need not say anything again.
+        // To a new session the master says the same again; the agent before may have ended before it had heard it.
+        update.want(&agent, Want::Settled);
         update.until(&agent, settled).await;
         update.end(&agent, Outcome::Completed).await;
         let running = world.keeper.running();
