@@ -1,4 +1,4 @@
-//! The folder of a [`ModelDisk`](crate::engine::model::ModelDisk): files in memory that lose what was not synced.
+//! The folder of a [`ModelDisk`]: files in memory that lose what was not synced.
 //!
 //! One idea: bytes and names are lost apart from each other, as on a real disk. A file that was renamed but not synced may
 //! come back short under its new name, and one that was synced may come back under its old one.
