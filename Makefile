@@ -13,7 +13,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 .PHONY: help setup build demo test
 
 help:
-	@echo "make demo   five nodes on this machine, and the life of some updates (about a minute and a half)"
+	@echo "make demo   five nodes on this machine, and the life of some updates (about half a minute)"
 	@echo "make test   all tests"
 	@echo "make setup  install what both need"
 
