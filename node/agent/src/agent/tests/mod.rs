@@ -96,6 +96,46 @@ async fn a_veto_changes_nothing_and_a_user_may_go_past_it() {
 }
 
 #[tokio::test]
+async fn an_agent_that_dies_in_the_middle_goes_on_and_exactly_one_generation_runs() {
+    for stops_at in 0..4 {
+        let mut world = World::new();
+        let agent = world.agent().await;
+        let one = [app(
+            "1.0.0",
+            &[script("a", &world.source, "exec sleep 1001", json!({})), speaker("b", &world.source, "1", json!({}))],
+        )];
+        let two = [app(
+            "2.0.0",
+            &[script("a", &world.source, "exec sleep 1002", json!({})), speaker("b", &world.source, "2", json!({}))],
+        )];
+        world.install(&agent, &[], &one).await;
+        until("a hello", || world.heard().len() == 1).await;
+        world.keeper.log();
+        let standing = agent.standing().borrow().clone();
+        let update = world.update(&standing, &one, &two);
+        update.to_ready(&agent).await;
+        update.want(&agent, Want::Settled);
+        let mut reached = 0;
+        until("so many actions", || {
+            reached += world.keeper.log().len();
+            reached >= stops_at
+        })
+        .await;
+        agent.stop().await;
+        let agent = world.agent().await;
+        // To a new session the master says the same again; the agent before may have ended before it had heard it.
+        update.want(&agent, Want::Settled);
+        update.until(&agent, settled).await;
+        update.end(&agent, Outcome::Completed).await;
+        let running = world.keeper.running();
+        assert_eq!(running.len(), 2, "stopped after {stops_at} actions: {running:?}");
+        assert!(running.iter().all(|(_, instance, _)| *instance >= 2), "{running:?}");
+        assert_eq!(agent.standing().borrow().current.number, 2);
+        agent.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn a_node_restart_before_the_new_modules_held_runs_the_old_ones() {
     let mut world = World::new();
     let agent = world.agent().await;

@@ -119,9 +119,10 @@ impl TestKeeper {
     }
 }
 
-impl Drop for TestKeeper {
+/// The threads that wait for the processes hold the keeper, so it is the world that ends them.
+impl Drop for World {
     fn drop(&mut self) {
-        self.die();
+        self.keeper.die();
     }
 }
 
@@ -236,22 +237,30 @@ pub(super) fn script(name: &str, source: &TestSource, script: &str, more: Value)
     module(name, &bytes, fields)
 }
 
-/// What a speaking process does: it writes down what it hears and answers as its options say.
+/// What a speaking process does: it writes down what it hears and answers as its options say. It finds the next agent
+/// when one ends.
 const SPEAKER: &str = r#"exec python3 -c '
-import json,os,socket,sys,signal
-s=socket.socket(socket.AF_UNIX); s.connect(os.environ["TRIBUNE_SOCKET"])
-f=s.makefile("rw"); out=open(os.environ["HOME"]+"/heard","a",buffering=1)
+import json,os,socket,time
+out=open(os.environ["HOME"]+"/heard","a",buffering=1)
 me=os.environ["TRIBUNE_MODULE"]+" "+os.environ["TRIBUNE_VERSION"]
-def say(**m): f.write(json.dumps(m)+"\n"); f.flush()
-say(type="hello",protocol=1)
-for line in f:
-    m=json.loads(line); t=m["type"]; out.write(me+" "+t+"\n")
-    if t=="proposal":
-        if os.path.exists(os.environ["HOME"]+"/veto"): say(type="veto",update=m["update"],revision=m["revision"],reason="three calls are up")
-        else: say(type="accept",update=m["update"],revision=m["revision"])
-    elif t=="changeover-pending": say(type="ready",update=m["update"],attempt=m["attempt"])
-    elif t=="hand-over": say(type="handed-over",update=m["update"],attempt=m["attempt"])
-    elif t=="outcome": say(type="seen",update=m["update"])
+def serve(f):
+    def say(**m): f.write(json.dumps(m)+"\n"); f.flush()
+    say(type="hello",protocol=1)
+    for line in f:
+        m=json.loads(line); t=m["type"]; out.write(me+" "+t+"\n")
+        if t=="proposal":
+            if os.path.exists(os.environ["HOME"]+"/veto"): say(type="veto",update=m["update"],revision=m["revision"],reason="three calls are up")
+            else: say(type="accept",update=m["update"],revision=m["revision"])
+        elif t=="changeover-pending": say(type="ready",update=m["update"],attempt=m["attempt"])
+        elif t=="hand-over": say(type="handed-over",update=m["update"],attempt=m["attempt"])
+        elif t=="outcome": say(type="seen",update=m["update"])
+while True:
+    try:
+        with socket.socket(socket.AF_UNIX) as s:
+            s.connect(os.environ["TRIBUNE_SOCKET"])
+            serve(s.makefile("rw"))
+    except OSError: pass
+    time.sleep(0.02)
 ' # "#;
 
 /// A module that speaks the process socket.

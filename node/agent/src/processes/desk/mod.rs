@@ -15,7 +15,7 @@ mod task;
 mod tests;
 
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -184,7 +184,8 @@ pub enum DeskEvent {
     Gone(ProcessId),
 }
 
-/// The handle to the process socket. When the last one is dropped the socket is removed.
+/// The handle to the process socket. When the last one is dropped the connections end. The socket's file stays, and
+/// refuses connections, until the next desk puts its own in its place: to remove it could hit that one.
 #[derive(Debug, Clone)]
 pub struct Desk {
     commands: mpsc::Sender<Command>,
@@ -237,16 +238,8 @@ impl Desk {
     }
 }
 
-/// A file, whatever its name: device and inode.
-type FileId = (u64, u64);
-
-fn file_of(path: &Path) -> io::Result<FileId> {
-    let found = std::fs::symlink_metadata(path)?;
-    Ok((found.dev(), found.ino()))
-}
-
 /// Binds under another name and renames, so that the socket appears with its permissions and replaces a left-over one.
-fn listen(socket: &Path, group: Option<u32>) -> Result<(tokio::net::UnixListener, FileId), DeskError> {
+fn listen(socket: &Path, group: Option<u32>) -> Result<tokio::net::UnixListener, DeskError> {
     // What sun_path of unix(7) holds, less its final zero.
     const LONGEST: usize = 107;
     let mut fresh = socket.as_os_str().to_owned();
@@ -267,9 +260,8 @@ fn listen(socket: &Path, group: Option<u32>) -> Result<(tokio::net::UnixListener
         let mode = if group.is_some() { 0o660 } else { 0o600 };
         std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(mode))?;
         listener.set_nonblocking(true)?;
-        let file = file_of(Path::new(&fresh))?;
         std::fs::rename(&fresh, socket)?;
-        Ok((tokio::net::UnixListener::from_std(listener)?, file))
+        tokio::net::UnixListener::from_std(listener)
     };
     open().map_err(|source| DeskError::Open { socket: socket.to_owned(), source })
 }

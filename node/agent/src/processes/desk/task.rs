@@ -17,7 +17,7 @@ use tribune_process::protocol::{NodeMessage, PROTOCOL, ProcessMessage, Welcome, 
 
 use super::asked::Asked;
 use super::connection::{Connection, Heard};
-use super::{Command, ConnectedProcess, DeskConfig, DeskEvent, FileId, SendError, file_of};
+use super::{Command, ConnectedProcess, DeskConfig, DeskEvent, SendError};
 use crate::processes::identity::{ExitWatch, ProcessId, Sighting, look_up};
 use crate::processes::modules::ModulesNow;
 
@@ -32,8 +32,6 @@ pub(super) struct Task {
     config: DeskConfig,
     modules: ModulesNow,
     listener: UnixListener,
-    /// The socket's file.
-    file: FileId,
     waiting_events: VecDeque<DeskEvent>,
     from_connections: mpsc::Receiver<(u64, Heard)>,
     to_desk: mpsc::Sender<(u64, Heard)>,
@@ -72,13 +70,12 @@ enum Reason {
 }
 
 impl Task {
-    pub(super) fn new(config: DeskConfig, modules: ModulesNow, (listener, file): (UnixListener, FileId)) -> Self {
+    pub(super) fn new(config: DeskConfig, modules: ModulesNow, listener: UnixListener) -> Self {
         let (to_desk, from_connections) = mpsc::channel(64);
         Self {
             config,
             modules,
             listener,
-            file,
             waiting_events: VecDeque::new(),
             from_connections,
             to_desk,
@@ -125,10 +122,6 @@ impl Task {
                     }
                 },
             }
-        }
-        // A later agent may have put its own there already.
-        if file_of(&self.config.socket).is_ok_and(|file| file == self.file) {
-            let _ = std::fs::remove_file(&self.config.socket);
         }
     }
 
