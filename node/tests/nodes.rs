@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use tribune_agent::keeper::{Children, ChildrenError};
 use tribune_keeper::{ChildId, ChildSpec, ChildStatus, Event, Hello, KeeperStart, OpenSocket, SignalName, SocketAddress};
 use tribune_messages::api::{ApiError, ApiRequest, ApiResponse, Query, Status};
-use tribune_node::client::{Client, ClientError, new_token};
+use tribune_node::client::{Client, ClientError, Peer, new_token};
 use tribune_node::data::DataFolder;
 use tribune_node::error::NodeError;
 use tribune_node::init::{InitOptions, Initialised, init};
@@ -22,8 +22,10 @@ use tribune_node::join::{JoinOptions, join};
 use tribune_node::node::{Kept, Node};
 use tribune_node::raft::RaftSettings;
 use tribune_p2p::{Identity, Multiaddr};
-use tribune_raft_store::command::{Rejection, UserCommand};
-use tribune_raft_store::model::{CharacteristicKey, Signature, Span, VoterPreference};
+use tribune_raft_store::command::{Order, OrderError, Rejection, SIGNING_CONTEXT, SignedOrder, UserCommand};
+use tribune_raft_store::model::{
+    CharacteristicKey, ClusterId, KeySignature, PublicKey, RequestId, Signature, Span, Timestamp, VoterPreference,
+};
 
 const WITHIN: Duration = Duration::from_secs(30);
 
@@ -93,6 +95,14 @@ impl Running {
 
     fn client(&self) -> Client {
         Client::over_socket(&self.folder.join("tribune.sock"))
+    }
+
+    /// Where it is found over the network.
+    fn peer(&self) -> Peer {
+        let at = DataFolder::open(&self.folder).unwrap();
+        let address = tribune_node::settings::Settings::load(&at).unwrap().control;
+        let id = Identity::load(&at.identity()).unwrap().peer_id();
+        format!("{address}/p2p/{id}").parse().unwrap()
     }
 
     async fn status(&self) -> Status {
@@ -206,11 +216,7 @@ async fn nodes_join_with_tokens_and_any_of_them_answers_for_the_cluster() {
     );
     let ApiResponse::Nodes(nodes) = n2.client().ask(&ApiRequest::Query(Query::Nodes), WITHIN).await.unwrap() else { panic!() };
     assert_eq!(nodes.len(), 2);
-    let key = Identity::load(&made.admin_key).unwrap();
-    let at = DataFolder::open(&folder.path().join("n2")).unwrap();
-    let address = tribune_node::settings::Settings::load(&at).unwrap().control;
-    let id = Identity::load(&at.identity()).unwrap().peer_id();
-    let mut user = Client::over_network(key, vec![format!("{address}/p2p/{id}").parse().unwrap()]).await.unwrap();
+    let mut user = Client::over_network(Identity::load(&made.admin_key).unwrap(), vec![n2.peer()]).await.unwrap();
     user.order(label("n2"), WITHIN).await.unwrap();
 
     let again = another(folder.path(), "n3", peer, "wrong".into()).await.unwrap_err().to_string();
@@ -219,6 +225,53 @@ async fn nodes_join_with_tokens_and_any_of_them_answers_for_the_cluster() {
     std::fs::create_dir(folder.path().join("other")).unwrap();
     let twice = another(&folder.path().join("other"), "n2", peer, n1.token().await).await.unwrap_err();
     assert!(matches!(&twice, NodeError::Rejected(why) if *why == taken), "{twice}");
+    n2.stop().await;
+    n1.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_handed_on_with_a_wrong_signature_is_refused_and_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = first(folder.path());
+    let n1 = Running::start(&folder.path().join("n1")).await.unwrap();
+    n1.until("a master", |status| status.master.is_some()).await;
+    another(folder.path(), "n2", &made.addresses[0], n1.token().await).await.unwrap();
+    let n2 = Running::start(&folder.path().join("n2")).await.unwrap();
+    n2.until("n2 has a session", |status| status.master.is_some()).await;
+
+    let (ada, stranger) = (Identity::load(&made.admin_key).unwrap(), Identity::generate());
+    let order = |cluster| {
+        let expires = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap() + WITHIN;
+        let expires = Timestamp(expires.as_millis().try_into().unwrap());
+        Order { cluster, request: RequestId::new([7; 16]), expires, command: label("n2") }
+    };
+    let signed = |by: &Identity, order: &Order| {
+        let content = serde_json::to_string(order).unwrap();
+        let signature = KeySignature::new(by.sign(&[SIGNING_CONTEXT, content.as_bytes()].concat()));
+        SignedOrder { key: PublicKey::new(ada.public_key()), content, signature }
+    };
+    let good = signed(&ada, &order(made.cluster));
+    let changed = SignedOrder { content: good.content.replace("north", "south"), ..good.clone() };
+    let foreign = signed(&stranger, &order(made.cluster));
+    let mut user = Client::over_network(Identity::load(&made.admin_key).unwrap(), vec![n2.peer()]).await.unwrap();
+    for wrong in [changed, foreign] {
+        let refused = user.ask(&ApiRequest::Order(Box::new(wrong)), WITHIN).await.unwrap_err();
+        let ClientError::Api(ApiError::Rejected(why)) = &refused else { panic!("{refused}") };
+        assert_eq!(**why, Rejection::Order { error: OrderError::Signature(good.key) });
+        assert!(refused.to_string().contains("signature is wrong: it was changed on its way"), "{refused}");
+    }
+    let elsewhere = signed(&ada, &order(ClusterId::new([9; 16])));
+    let refused = user.ask(&ApiRequest::Order(Box::new(elsewhere)), WITHIN).await.unwrap_err();
+    assert!(refused.to_string().contains("the order is for cluster 0909"), "{refused}");
+
+    // None of them used up the request's id, and nothing came of them.
+    let desired = async || match n1.client().ask(&ApiRequest::Query(Query::Nodes), WITHIN).await.unwrap() {
+        ApiResponse::Nodes(nodes) => nodes.iter().map(|status| status.node.desired.len()).sum::<usize>(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(desired().await, 0);
+    user.ask(&ApiRequest::Order(Box::new(good)), WITHIN).await.unwrap();
+    assert_eq!(desired().await, 1);
     n2.stop().await;
     n1.stop().await;
 }

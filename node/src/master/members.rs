@@ -148,11 +148,5 @@ async fn set_voters(reign: &Reign, voters: &BTreeSet<u64>) -> Result<(), StepErr
         info!(to, "the mastership was handed over: this node is to vote no more");
         return Ok(());
     }
-    for id in voters.difference(&now) {
-        reign.raft.promote(*id).await?;
-    }
-    for id in now.difference(voters) {
-        reign.raft.remove(*id).await?;
-    }
-    Ok(())
+    Ok(reign.raft.set_voters(voters.clone(), progress.membership).await?)
 }

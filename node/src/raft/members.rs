@@ -98,9 +98,10 @@ pub(super) async fn add_standby(raft: &Engine, raft_id: u64, peer: PeerId) -> Re
     }
 }
 
-/// Makes a standby a voter, if the membership is still the one with this log index.
-pub(super) async fn promote(raft: &Engine, raft_id: u64, seen: Option<u64>) -> Result<(), ChangeError> {
-    change(raft, ChangeMembers::AddVoterIds(BTreeSet::from([raft_id])), Removed::Stay, seen).await
+/// Makes these the voters, in one joint change, if the membership is still the one with this log index. New ones have to be
+/// standbys; those that vote no more are out.
+pub(super) async fn set_voters(raft: &Engine, voters: BTreeSet<u64>, seen: Option<u64>) -> Result<(), ChangeError> {
+    change(raft, ChangeMembers::ReplaceAllVoters(voters), Removed::Leave, seen).await
 }
 
 /// Takes a voter or standby out.

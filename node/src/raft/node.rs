@@ -1,6 +1,6 @@
 //! [`RaftNode`]: Raft as the rest of the node sees it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -186,20 +186,14 @@ impl RaftNode {
         self.in_time(members::add_standby(&self.shared.raft, raft_id, peer)).await
     }
 
-    /// Makes a standby a voter, if nobody else changes who is in Raft at the same time.
+    /// Makes these the voters, in one joint change: at no time does a smaller or even number of them decide. New ones have to be
+    /// standbys; those that vote no more are out of Raft. It is done only if the membership is still the one with the log index
+    /// `seen`, under which the new voters were checked.
     ///
     /// # Errors
-    /// [`ChangeError`].
-    pub async fn promote(&self, raft_id: u64) -> Result<(), ChangeError> {
-        self.in_time(members::promote(&self.shared.raft, raft_id, None)).await
-    }
-
-    /// The same, only if the membership is still the one with the log index `seen`, under which the standby was checked.
-    ///
-    /// # Errors
-    /// [`ChangeError::Outdated`] when it is not.
-    pub async fn promote_if(&self, raft_id: u64, seen: u64) -> Result<(), ChangeError> {
-        self.in_time(members::promote(&self.shared.raft, raft_id, Some(seen))).await
+    /// [`ChangeError::Outdated`] when the membership is another; else as [`ChangeError`] says.
+    pub async fn set_voters(&self, voters: BTreeSet<u64>, seen: Option<u64>) -> Result<(), ChangeError> {
+        self.in_time(members::set_voters(&self.shared.raft, voters, seen)).await
     }
 
     /// Takes a voter or standby out of Raft. One that is not in it stays out. A master that takes itself out hands the mastership over

@@ -1,5 +1,6 @@
 //! Three nodes in one process, each with two networks on loopback and a store on disk.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -84,8 +85,8 @@ async fn cluster(hosts: &[Host]) -> Vec<RaftNode> {
         nodes.push(host.raft(id).await);
         nodes[0].add_standby(id, host.peer()).await.unwrap();
         until_caught_up(&nodes[0], id).await;
-        nodes[0].promote(id).await.unwrap();
     }
+    nodes[0].set_voters((0_u64..).take(hosts.len()).collect(), None).await.unwrap();
     nodes
 }
 
@@ -250,13 +251,35 @@ async fn a_new_standby_gets_a_snapshot_when_the_log_is_gone() {
     assert_eq!(nodes[0].progress().unwrap().members[1].role, MemberRole::Standby);
 
     let seen = nodes[0].membership_log_index().unwrap();
-    assert!(matches!(nodes[0].promote_if(1, seen - 1).await, Err(ChangeError::Outdated(_))));
-    nodes[0].promote_if(1, seen).await.unwrap();
+    let both = BTreeSet::from([0, 1]);
+    assert!(matches!(nodes[0].set_voters(both.clone(), Some(seen - 1)).await, Err(ChangeError::Outdated(_))));
+    assert!(matches!(nodes[0].set_voters(BTreeSet::from([0, 7]), Some(seen)).await, Err(ChangeError::Refused(_))));
+    nodes[0].set_voters(both, Some(seen)).await.unwrap();
     assert_eq!(nodes[0].progress().unwrap().members[1].role, MemberRole::Voter);
+    nodes[0].set_voters(BTreeSet::from([0]), None).await.unwrap();
     nodes[0].remove(1).await.unwrap();
-    nodes[0].remove(1).await.unwrap();
-    assert_eq!(nodes[0].progress().unwrap().members.len(), 1);
+    assert_eq!(nodes[0].progress().unwrap().members.len(), 1, "who votes no more is out");
     propose(&nodes[0]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_voters_are_added_and_one_is_replaced_in_one_change_each() {
+    let hosts = hosts(4).await;
+    let nodes = cluster(&hosts[..3]).await;
+    let voters = |node: &RaftNode| -> Vec<u64> {
+        let members = node.progress().unwrap().members;
+        members.iter().filter(|member| member.role == MemberRole::Voter).map(|member| member.raft_id).collect()
+    };
+    assert_eq!(voters(&nodes[0]), [0, 1, 2]);
+    let standby = hosts[3].raft(3).await;
+    nodes[0].add_standby(3, hosts[3].peer()).await.unwrap();
+    until_caught_up(&nodes[0], 3).await;
+    nodes[0].set_voters(BTreeSet::from([0, 2, 3]), None).await.unwrap();
+    assert_eq!(voters(&nodes[0]), [0, 2, 3]);
+    let progress = nodes[0].progress().unwrap();
+    assert!(!progress.changing && progress.members.len() == 3, "{progress:?}");
+    propose(&nodes[0]).await;
+    until_applied(&standby, last(&nodes[0])).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
