@@ -350,6 +350,10 @@ fn a_join_token_that_is_wrong_used_expired_or_for_another_is_refused_and_the_fol
     refused(join(&cluster, "late", "late", &good)?, 1, &["the join token was used by node first", make])?;
     let unfit = cluster.nodes[0].cli(&["token", "create", "--valid", "1parsec"])?;
     refused(unfit, 2, &["'1parsec' for '--valid <TIME>'", "such as 10s"])?;
+    for valid in ["0s", "31d"] {
+        let unfit = cluster.nodes[0].cli(&["token", "create", "--valid", valid])?;
+        refused(unfit, 1, &[&format!("a join token cannot be good for {valid}"), "between 1ms and 30d"])?;
+    }
     ensure!(node_count(&cluster)? == 2, "one was taken in");
 
     join(&cluster, "zed", "zed", &zed)?.expect(0).context("the token is still good for whom it was made")?;
@@ -425,6 +429,7 @@ fn a_port_in_use_ends_the_node_with_its_address_and_where_it_is_set() -> Result<
         {
             ensure!(ended.stderr.contains(part), "{part:?} is not in\n{}", ended.stderr);
         }
+        ensure!(ended.stderr.lines().count() < 10, "what matters is hidden among\n{}", ended.stderr);
         drop(taken);
     }
     Ok(())

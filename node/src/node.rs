@@ -176,7 +176,11 @@ async fn listen(
             Err(NodeError::Listen { source: NetworkError::PortInUse { .. }, .. }) if began.elapsed() < PORT_FREE_WITHIN => {
                 sleep(PORT_AGAIN).await;
             }
-            other => return other,
+            Ok(networks) => {
+                tracing::info!(control = ?networks.control.listening(), data = ?networks.data.listening(), "listening");
+                return Ok(networks);
+            }
+            Err(error) => return Err(error),
         }
     }
 }

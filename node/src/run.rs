@@ -17,7 +17,7 @@ use crate::node::Node;
 use crate::settings::Settings;
 
 /// What is logged unless `TRIBUNE_LOG` says otherwise.
-const DEFAULT_LOG: &str = "info,openraft=warn";
+const DEFAULT_LOG: &str = "info,openraft=warn,libp2p=warn,libp2p_swarm=warn";
 /// The environment variable that says what is logged.
 const LOG_VARIABLE: &str = "TRIBUNE_LOG";
 

@@ -19,6 +19,8 @@ use crate::model::{
 pub const MAX_ORDER_BYTES: usize = 4 << 20;
 /// How far ahead an order may expire.
 pub const MAX_ORDER_LIFE: Span = Span::from_secs(12 * 3600);
+/// The longest time that a join token may be good for.
+pub const MAX_TOKEN_LIFE: Span = Span::from_secs(30 * 24 * 3600);
 
 /// One entry of the replicated log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -469,6 +471,12 @@ pub enum Rejection {
     /// The token exists.
     #[error("this join token exists already")]
     TokenExists,
+    /// The token would be good for no time, or for too long.
+    #[error("a join token cannot be good for {valid}; choose a time between 1ms and {MAX_TOKEN_LIFE}")]
+    TokenLife {
+        /// The time that was asked for.
+        valid: Span,
+    },
     /// The name is taken.
     #[error("there is a node {node} already; choose another name")]
     NameTaken {

@@ -155,16 +155,10 @@ impl Agent {
         };
         let lived = now.since(*since);
         self.phase = match next {
-            Next::Start => {
-                let at = self.wait_after(lived, now);
-                tracing::warn!(pid, again_in_ms = millis(at.since(now)), "the agent {exit}; services go on");
-                Phase::Waiting { at }
-            }
-            Next::None => {
-                tracing::info!(pid, "the agent {exit}");
-                Phase::Gone
-            }
+            Next::Start => Phase::Waiting { at: self.wait_after(lived, now) },
+            Next::None => Phase::Gone,
         };
+        tracing::info!(pid, "the agent {exit}");
         Some(exit)
     }
 

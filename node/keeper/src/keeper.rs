@@ -278,12 +278,19 @@ impl Keeper {
         let next = if matches!(self.stop, Stop::No) { Next::Start } else { Next::None };
         let Some(exit) = self.agent.take_end(next, now) else { return };
         self.children.on_disk = OnDisk::Outdated;
-        let hopeless = exit == Exit::Code(AGENT_CANNOT.into());
-        if hopeless && matches!(self.stop, Stop::No) && !self.children.anyone_active() {
+        if next == Next::None {
+            return;
+        }
+        let services = self.children.anyone_active();
+        if exit == Exit::Code(AGENT_CANNOT.into()) && !services {
             tracing::error!("the agent cannot work as it is set up, and no service runs: the node stops");
             self.exit = AGENT_CANNOT;
             self.begin_stop(now);
+            return;
         }
+        let again_in_ms = self.agent.next_moment().map(|at| millis(at.since(now)));
+        let meanwhile = if services { "services go on" } else { "no service runs" };
+        tracing::warn!(again_in_ms, "the agent is started again; {meanwhile}");
     }
 
     fn answer(&mut self, message: Result<Vec<u8>, usize>, now: Moment) {

@@ -217,7 +217,7 @@ impl Driver {
                 debug!(from = %send_back_addr, why = %root_cause(&error), "refused a connection");
             }
             SwarmEvent::NewListenAddr { address, .. } => {
-                info!(%address, "listening");
+                debug!(%address, "listening");
                 self.listening.send_modify(|addresses| addresses.push(address));
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => {

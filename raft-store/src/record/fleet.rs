@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Record;
 use super::apply::{About, At};
-use crate::command::{Accepted, Birth, Evidence, NewNode, Rejection, Response};
+use crate::command::{Accepted, Birth, Evidence, MAX_TOKEN_LIFE, NewNode, Rejection, Response};
 use crate::model::{
     Author, CharacteristicKey, Class, ClassName, Cluster, Desired, EventKind, Facts, Generation, Manifest, Node, NodeName,
     Package, PackageId, Principal, PrincipalName, PublicKey, RECORD_LEVEL, RaftRole, Receipt, Role, Settings, Signature, Span,
@@ -145,6 +145,9 @@ impl Record {
     pub(super) fn create_token(&mut self, at: At, hash: Signature, valid: Span, node: Option<NodeName>, by: &Author) -> Response {
         if self.tokens.contains(&hash) {
             return Err(Rejection::TokenExists);
+        }
+        if !(Span::from_millis(1)..=MAX_TOKEN_LIFE).contains(&valid) {
+            return Err(Rejection::TokenLife { valid });
         }
         let old: Vec<Signature> =
             self.tokens.iter().filter(|(_, token)| token.expires < at.time).map(|(hash, _)| *hash).collect();
