@@ -1,16 +1,16 @@
 //! The master: what the node that Raft elected does beside what every node does.
 //!
-//! One idea: a mastership is a value, a [`Reign`]: it is made when Raft makes this node the master, holds everything that is known only for
+//! One idea: a mastership is a value, a `Reign`: it is made when Raft makes this node the master, holds everything that is known only for
 //! as long, and ends as a whole. What should happen next is computed by `tribune_master` from the record; the tasks of a reign only carry
 //! it out, each woken by the record or by who is there, and each able to begin anew at any point.
 //!
-//! - [`reign`]: the mastership itself, and its tasks;
-//! - [`published`]: the record as the tasks see it;
-//! - [`sessions`] and [`session`]: the nodes' sessions;
-//! - [`coordinator`]: drives updates;
-//! - [`members`] and [`replicas`]: who is voter and standby, and that each holds the package store;
-//! - [`orders`], [`queries`], [`answers`]: what users ask;
-//! - [`mod@view`]: who is in the cluster, for the nodes.
+//! - `reign`: the mastership itself, and its tasks;
+//! - `published`: the record as the tasks see it;
+//! - `sessions` and `session`: the nodes' sessions;
+//! - `coordinator`: drives updates;
+//! - `members` and `replicas`: who is voter and standby, and that each holds the package store;
+//! - `orders`, `queries`, `answers`: what users ask;
+//! - `view`: who is in the cluster, for the nodes.
 
 mod answers;
 mod coordinator;

@@ -3,12 +3,12 @@
 //! One idea: openraft decides and the storage remembers, each in its own crate; here they are only put together, on threads of
 //! their own, so that whatever else the node does delays no heartbeat.
 //!
-//! - [`node`]: [`RaftNode`], what the rest of the node holds;
-//! - [`runtime`]: those threads;
-//! - [`members`]: who is a voter, who a standby, and how far each is;
-//! - [`leadership`]: who is master, and what a voter does when it loses it;
-//! - [`client`], [`serve`], [`wire`]: Raft's messages, sent, answered, written down;
-//! - [`snapshots`]: the record as a whole, to who lacks the log for it.
+//! - `node`: [`RaftNode`], what the rest of the node holds;
+//! - `runtime`: those threads;
+//! - `members`: who is a voter, who a standby, and how far each is;
+//! - `leadership`: who is master, and what a voter does when it loses it;
+//! - `client`, `serve`, `wire`: Raft's messages, sent, answered, written down;
+//! - `snapshots`: the record as a whole, to who lacks the log for it.
 
 mod client;
 mod error;

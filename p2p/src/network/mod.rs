@@ -1,6 +1,6 @@
 //! A network: one libp2p swarm (TCP, Noise, yamux) that lets in only whom its [`AllowList`] names.
 //!
-//! A task owns the swarm ([`driver`]); a [`Network`] is a cheap handle to it. Peers are known by their key alone, so a stream's peer is always
+//! A task owns the swarm (`driver`); a [`Network`] is a cheap handle to it. Peers are known by their key alone, so a stream's peer is always
 //! who it says; what it may do is decided anew for every stream it opens, from the list as it is at that moment.
 
 mod access;

@@ -1,7 +1,7 @@
 //! Calls with answers over [`Channel`](crate::Channel)s: many at once over one long-lived stream, answered in any order.
 //!
 //! A request is one frame: id (`u64`), the time its caller will wait in milliseconds (`u32`), both big endian, and the request in MessagePack. An answer is
-//! one frame: the id, one byte of [`Kind`], and the answer, or a text that says what went wrong.
+//! one frame: the id, one byte of `Kind`, and the answer, or a text that says what went wrong.
 
 mod client;
 mod server;

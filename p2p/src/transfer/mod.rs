@@ -1,7 +1,7 @@
 //! Blobs from peer to peer, by `/tribune/blob/1` on the data network.
 //!
 //! Whoever fetches asks one peer after the other for what it still lacks, and believes none of them: the signature says at the end whether the
-//! bytes are right. On a stream: an [`Ask`], a [`Reply`], the bytes from the asked offset on, an [`End`]; then the next ask.
+//! bytes are right. On a stream: an `Ask`, a `Reply`, the bytes from the asked offset on, an `End`; then the next ask.
 
 mod fetch;
 mod serve;

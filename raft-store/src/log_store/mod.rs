@@ -1,6 +1,6 @@
 //! The Raft log and the vote.
 //!
-//! One idea: what readers see is a range of indexes and the entries that are still on their way to disk ([`live`]), with
+//! One idea: what readers see is a range of indexes and the entries that are still on their way to disk (`live`), with
 //! the engine below. So an entry can be read from the moment it is appended, while it counts only when it is synced; and
 //! a truncation or purge is seen at once, whenever it reaches the disk.
 
