@@ -64,7 +64,7 @@ pub struct Machine<S: Replicated = Record, RT = TokioRuntime> {
 impl<S: Replicated, RT: AsyncRuntime> Machine<S, RT> {
     /// Reads the state back. Also gives where each new state is published.
     pub(crate) fn open(writer: Writer, snapshots: Snapshots) -> Result<(Self, Published<S>), StoreError> {
-        let now = read_state::<S>(writer.engine().as_ref())?;
+        let now = read_state::<S>(writer.engine())?;
         let (publish, published) = watch::channel(Arc::new(now.clone()));
         Ok((Self { now, publish, writer, snapshots, runtime: PhantomData }, published))
     }

@@ -20,7 +20,7 @@ use crate::record::{Record, RecordError};
 use crate::snapshot::folder::{DiskFolder, Folder};
 use crate::snapshot::{SnapshotError, Snapshots};
 use crate::stored::{DecodeError, decode, encode};
-use crate::writer::{Work, WriteError, Writer};
+use crate::writer::{Closed, Work, WriteError, Writer};
 
 /// The format of the store as a whole: which keys there are, and what they mean.
 const FORMAT: u32 = 1;
@@ -142,6 +142,8 @@ pub struct Store<S: Replicated = Record, RT = TokioRuntime> {
     pub snapshots: Snapshots,
     /// The state as it is after each batch of applied entries.
     pub applied: watch::Receiver<Arc<Applied<S>>>,
+    /// When all of it is closed.
+    pub closed: Closed,
 }
 
 impl<S: Replicated, RT: AsyncRuntime> Store<S, RT> {
@@ -167,10 +169,11 @@ impl<S: Replicated, RT: AsyncRuntime> Store<S, RT> {
     pub fn assemble(engine: Arc<dyn Engine>, folder: Arc<dyn Folder>, work: Work) -> Result<Self, StoreError> {
         check_format::<S>(engine.as_ref())?;
         let writer = Writer::start(engine, work).map_err(|why| StoreError::Io { what: "starting the writer".into(), why })?;
+        let closed = writer.closed();
         let log = LogStore::open(writer.clone())?;
         let snapshots = Snapshots::open(folder, writer.clone(), work, S::SCHEMA)?;
         let (machine, applied) = Machine::open(writer, snapshots.clone())?;
-        Ok(Self { log, machine, snapshots, applied })
+        Ok(Self { log, machine, snapshots, applied, closed })
     }
 }
 

@@ -5,12 +5,14 @@
 //! whoever hands something in never waits for a disk unless it wants to.
 
 use std::io;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use futures::channel::oneshot;
+use tokio::sync::watch;
 
 use crate::engine::{Batch, Durability, Engine, EngineError};
 
@@ -70,12 +72,40 @@ struct Job {
     done: Done,
 }
 
+/// The engine, for as long as something needs it.
+#[derive(Debug)]
+pub struct OpenEngine {
+    engine: Arc<dyn Engine>,
+    /// Dropped after the engine, so that it tells that the engine is closed.
+    closed: watch::Sender<()>,
+}
+
+impl Deref for OpenEngine {
+    type Target = dyn Engine;
+
+    fn deref(&self) -> &Self::Target {
+        self.engine.as_ref()
+    }
+}
+
 #[derive(Debug)]
 struct Shared {
-    engine: Arc<dyn Engine>,
+    engine: Arc<OpenEngine>,
     waiting: AtomicUsize,
     /// After a failed write or sync nobody knows what is on disk.
     failed: OnceLock<EngineError>,
+}
+
+/// Tells when a store is closed. It holds nothing open.
+#[derive(Debug, Clone)]
+pub struct Closed(watch::Receiver<()>);
+
+impl Closed {
+    /// Waits until the last handle to any part of the store is gone, all of it is written and the engine is closed. A program
+    /// that ends before that ends under the engine's own threads.
+    pub async fn wait(mut self) {
+        while self.0.changed().await.is_ok() {}
+    }
 }
 
 impl Shared {
@@ -159,6 +189,7 @@ pub struct Writer {
 impl Writer {
     /// The writer to this engine; an engine has one. Fails if no thread can be had.
     pub fn start(engine: Arc<dyn Engine>, work: Work) -> io::Result<Self> {
+        let engine = Arc::new(OpenEngine { engine, closed: watch::Sender::new(()) });
         let shared = Arc::new(Shared { engine, waiting: AtomicUsize::new(0), failed: OnceLock::new() });
         let queue = match work {
             Work::Inline => Queue::Inline(Mutex::new(())),
@@ -227,8 +258,18 @@ impl Writer {
         self.inner.shared.failed.get().map_or(Ok(()), |error| Err(WriteError::Failed(error.clone())))
     }
 
+    /// Tells when the last handle is gone and the engine is closed.
+    pub fn closed(&self) -> Closed {
+        Closed(self.inner.shared.engine.closed.subscribe())
+    }
+
     /// The engine, for reading.
-    pub fn engine(&self) -> &Arc<dyn Engine> {
-        &self.inner.shared.engine
+    pub fn engine(&self) -> &dyn Engine {
+        &**self.inner.shared.engine
+    }
+
+    /// The same, for who reads when the writer may be gone.
+    pub(crate) fn keep_engine(&self) -> Arc<OpenEngine> {
+        Arc::clone(&self.inner.shared.engine)
     }
 }

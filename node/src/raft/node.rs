@@ -23,6 +23,7 @@ use tribune_raft_store::machine::Applied;
 use tribune_raft_store::model::{PeerId, Timestamp};
 use tribune_raft_store::raft_types::{RaftPeer, Record};
 use tribune_raft_store::store::{Store, StoreError};
+use tribune_raft_store::writer::Closed;
 
 use super::client::{self, Peers};
 use super::error::{ChangeError, HandOverError, ProposeError, RaftError};
@@ -260,7 +261,7 @@ impl Begin {
     async fn run(self, runtime: RaftRuntime) -> Result<Shared, RaftError> {
         let Self { id, folder, control, data, settings } = self;
         let config = Arc::new(settings.config()?);
-        let Store { log, machine, snapshots, applied } = open(folder).await?;
+        let Store { log, machine, snapshots, applied, closed } = open(folder).await?;
         let peers = Peers::new(id, &control, &data, settings.election_max);
         let raft = Engine::new(id, config, peers.clone(), log, machine).await;
         let raft = raft.map_err(|fatal| RaftError::Stopped(fatal.to_string()))?;
@@ -282,7 +283,7 @@ impl Begin {
         tasks.spawn(leadership::stand(raft.clone(), settings.election_max * 2, losses));
         stand_alone(&raft).await;
 
-        let ending = end(raft.clone(), tasks, applied.clone(), stop.clone(), stopped.clone());
+        let ending = end(raft.clone(), tasks, closed, stop.clone(), stopped.clone());
         runtime.handle().spawn(ending);
         Ok(Shared { raft, settings, peers, applied, leadership, failed, lost, stop, stopped, runtime })
     }
@@ -321,23 +322,16 @@ async fn take_protocol(network: &Network, protocol: &'static str, limits: Limits
 }
 
 /// Waits until it is told to end, and ends everything, in the order in which one needs the other.
-async fn end(
-    raft: Engine,
-    mut tasks: JoinSet<()>,
-    mut applied: watch::Receiver<Arc<Applied<Record>>>,
-    stop: CancellationToken,
-    stopped: CancellationToken,
-) {
+async fn end(raft: Engine, mut tasks: JoinSet<()>, closed: Closed, stop: CancellationToken, stopped: CancellationToken) {
     stop.cancelled().await;
     if let Err(error) = raft.shutdown().await {
         warn!(%error, "Raft did not end cleanly");
     }
     tasks.shutdown().await;
     drop(raft);
-    // The state machine says good-bye by this; it goes last.
-    let gone = async { while applied.changed().await.is_ok() {} };
-    if timeout(LET_GO, gone).await.is_err() {
-        warn!("Raft's state machine did not end");
+    // Raft's own tasks let go of the store one after the other.
+    if timeout(LET_GO, closed.wait()).await.is_err() {
+        warn!("Raft's store was not closed in time");
     }
     stopped.cancel();
 }

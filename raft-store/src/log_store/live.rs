@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{key, read_entry};
-use crate::engine::{Engine, Family, KeyRange, Order};
+use crate::engine::{Family, KeyRange, Order};
 use crate::raft_types::{LogEntry, LogId, Replicated, Vote};
 use crate::store::StoreError;
+use crate::writer::OpenEngine;
 
 /// Which append an entry came with. Greater is later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -115,12 +116,12 @@ impl<S: Replicated> Live<S> {
 /// A log that several read.
 #[derive(Debug)]
 pub(super) struct Shared<S: Replicated> {
-    engine: Arc<dyn Engine>,
+    engine: Arc<OpenEngine>,
     live: Mutex<Live<S>>,
 }
 
 impl<S: Replicated> Shared<S> {
-    pub fn new(engine: Arc<dyn Engine>, live: Live<S>) -> Self {
+    pub fn new(engine: Arc<OpenEngine>, live: Live<S>) -> Self {
         Self { engine, live: Mutex::new(live) }
     }
 

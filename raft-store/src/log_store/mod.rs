@@ -46,11 +46,11 @@ impl<S: Replicated, RT: AsyncRuntime> LogStore<S, RT> {
     /// Reads back what the store knows. A log that cannot be one, because entries are missing from it, is refused.
     pub fn open(writer: Writer) -> Result<Self, StoreError> {
         let engine = writer.engine();
-        let vote = read_meta::<StoredVote>(engine.as_ref(), VOTE)?.map(Into::into);
-        let committed = read_meta::<StoredLogId>(engine.as_ref(), COMMITTED)?.map(Into::into);
-        let purged: Option<LogId> = read_meta::<StoredLogId>(engine.as_ref(), PURGED)?.map(Into::into);
-        let first = edge::<S>(engine.as_ref(), Order::Ascending)?;
-        let last = edge::<S>(engine.as_ref(), Order::Descending)?;
+        let vote = read_meta::<StoredVote>(engine, VOTE)?.map(Into::into);
+        let committed = read_meta::<StoredLogId>(engine, COMMITTED)?.map(Into::into);
+        let purged: Option<LogId> = read_meta::<StoredLogId>(engine, PURGED)?.map(Into::into);
+        let first = edge::<S>(engine, Order::Ascending)?;
+        let last = edge::<S>(engine, Order::Descending)?;
         let expected = purged.as_ref().map_or(0, |id| id.index + 1);
         if let Some(first) = &first
             && first.index != expected
@@ -58,7 +58,7 @@ impl<S: Replicated, RT: AsyncRuntime> LogStore<S, RT> {
             return Err(StoreError::LogBegins { found: first.index, expected });
         }
         let live = Live::new(vote, committed, purged, first.map(|id| id.index).zip(last));
-        let shared = Arc::new(Shared::new(Arc::clone(engine), live));
+        let shared = Arc::new(Shared::new(writer.keep_engine(), live));
         Ok(Self { shared, writer, runtime: PhantomData })
     }
 

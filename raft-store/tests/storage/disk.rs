@@ -48,6 +48,23 @@ async fn a_store_that_is_opened_again_has_all_it_had() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_tells_when_its_last_part_is_gone_and_only_then() {
+    let folder = tempfile::tempdir().unwrap();
+    for n in 0..50 {
+        let mut store = open(folder.path());
+        let closed = store.closed.clone();
+        drop(append_later(&mut store.log, entries(1, n..=n)).await.unwrap());
+        let mut reader = store.log.reader();
+        drop(store);
+        let early = tokio::time::timeout(std::time::Duration::from_millis(1), closed.clone().wait()).await;
+        assert!(early.is_err(), "a reader has it open still");
+        reader.read_vote().await.unwrap();
+        drop(reader);
+        closed.wait().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_replaces_the_state_on_disk() {
     let folder = tempfile::tempdir().unwrap();
     let mut source = open_model(&tribune_raft_store::engine::model::ModelDisk::new(0));
