@@ -537,6 +537,9 @@ pub enum Rejection {
         /// How many must.
         needed: u32,
     },
+    /// Who votes has changed since the copies were counted.
+    #[error("who votes has changed since the modules' copies were counted; send it again")]
+    MembershipChanged,
     /// What the plan was made from has changed: it is to be made again.
     #[error("{key} changed since the plan was made")]
     PlanOutdated {
@@ -584,6 +587,13 @@ pub enum Rejection {
         /// How many.
         count: u64,
     },
+}
+
+impl Rejection {
+    /// Whether it is only that what the master found out for the order has changed meanwhile: found out anew, it may go.
+    pub fn is_outdated(&self) -> bool {
+        matches!(self, Self::PlanOutdated { .. } | Self::TooFewCopies { .. } | Self::MembershipChanged)
+    }
 }
 
 impl From<OrderError> for Rejection {

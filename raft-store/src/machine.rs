@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use crate::engine::{Batch, Engine, Family, KeyRange, Order};
 use crate::raft_types::{LogEntry, LogId, Replicated, SnapshotMeta, StoredMembership, TokioRuntime, TypeConfig};
-use crate::record::Record;
+use crate::record::{LogPlace, Record};
 use crate::snapshot::{Purpose, Snapshot, SnapshotError, SnapshotFile, Snapshots};
 use crate::store::StoreError;
 use crate::stored::{StoredPosition, decode, encode};
@@ -78,7 +78,10 @@ impl<S: Replicated, RT: AsyncRuntime> Machine<S, RT> {
         }
         let response = match &entry.payload {
             EntryPayload::Blank => S::blank(),
-            EntryPayload::Normal(command) => self.now.state.apply(id.index, command),
+            EntryPayload::Normal(command) => {
+                let membership = self.now.membership.log_id().as_ref().map_or(0, |at| at.index);
+                self.now.state.apply(LogPlace { index: id.index, membership }, command)
+            }
             EntryPayload::Membership(membership) => {
                 self.now.membership = StoredMembership::new(Some(*id), membership.clone());
                 S::blank()

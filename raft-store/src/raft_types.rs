@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::command::{Entry, Response};
 use crate::model::PeerId;
 pub use crate::record::Record;
-use crate::record::{Change, RecordError};
+use crate::record::{Change, LogPlace, RecordError};
 pub use crate::stored::{DecodeError, decode_entry, decode_meta, encode_entry, encode_meta};
 
 /// A state that is replicated by applying the same commands everywhere. Cloning it must cost next to nothing.
@@ -28,8 +28,8 @@ pub trait Replicated: Clone + Default + fmt::Debug + Send + Sync + 'static {
     /// The answer to a command.
     type Response: AppDataResponse;
 
-    /// Applies the command in the log entry with this index. It must depend on nothing but the state and the command.
-    fn apply(&mut self, index: u64, command: &Self::Command) -> Self::Response;
+    /// Applies the command in the log entry at this place. It must depend on nothing but the state, the place and the command.
+    fn apply(&mut self, place: LogPlace, command: &Self::Command) -> Self::Response;
     /// The answer to an entry that has no command.
     fn blank() -> Self::Response;
     /// The rows that changed since this was last called.
@@ -45,8 +45,8 @@ impl Replicated for Record {
     type Command = Entry;
     type Response = Response;
 
-    fn apply(&mut self, index: u64, command: &Entry) -> Response {
-        Record::apply(self, index, command)
+    fn apply(&mut self, place: LogPlace, command: &Entry) -> Response {
+        Record::apply(self, place, command)
     }
 
     fn blank() -> Response {

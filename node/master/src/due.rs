@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use tribune_raft_store::command::{Body, Entry, MasterCommand};
 use tribune_raft_store::model::{Blocker, NodeName, NodeProgress, Phase, Span, Step, Timestamp, Update};
-use tribune_raft_store::record::Record;
+use tribune_raft_store::record::{LogPlace, Record};
 
 use crate::liveness::{GRACE, Liveness, MasterClock};
 use crate::plan::plan_again;
@@ -61,8 +61,8 @@ pub fn would_move(record: &Record, entry: &Entry) -> bool {
     let mut copy = record.clone();
     copy.take_changes();
     // No log has this index, so a version that is set by it differs from every other.
-    let index = u64::MAX >> 17;
-    copy.apply(index, entry).is_ok() && !copy.take_changes().is_empty()
+    let place = LogPlace { index: u64::MAX >> 17, membership: 0 };
+    copy.apply(place, entry).is_ok() && !copy.take_changes().is_empty()
 }
 
 /// [`would_move`] for a command of the master's own, at the record's time.

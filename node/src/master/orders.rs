@@ -11,7 +11,7 @@ use tracing::info;
 use tribune_master::liveness::GRACE;
 use tribune_master::{plan, plan_again};
 use tribune_messages::api::{ApiError, ApiResponse, ApiResult};
-use tribune_raft_store::command::{Body, Evidence, Order, Rejection, SignedOrder, UserCommand};
+use tribune_raft_store::command::{Body, Evidence, Order, SignedOrder, UserCommand};
 use tribune_raft_store::model::{Blocker, Decision, Manifest, NodeName, PackageId, Plan, Signature, UpdateId, UpdateRequest};
 use tribune_raft_store::record::Record;
 
@@ -41,7 +41,7 @@ impl Reign {
                     info!(%request, by, ?accepted, "an order was carried out");
                     return Ok(ApiResponse::Accepted(accepted));
                 }
-                Err(Rejection::PlanOutdated { .. } | Rejection::TooFewCopies { .. }) if left > 0 => {}
+                Err(rejection) if rejection.is_outdated() && left > 0 => {}
                 Err(rejection) => {
                     info!(%request, why = %rejection, "an order was rejected");
                     return Err(ApiError::Rejected(Box::new(rejection)));

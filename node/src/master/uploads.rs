@@ -88,8 +88,9 @@ impl Reign {
     /// Has the voters keep these blobs, until a majority has them all on disk.
     pub(super) async fn collect(&self, blobs: &BTreeMap<Signature, u64>) -> Result<Collected, ApiError> {
         let applied = self.raft.read().await.map_err(no_answer)?;
-        let voting = self.voting(&applied.state)?;
+        // Before the voters are looked at: if it changes, it is known to have.
         let membership = self.raft.membership_log_index().unwrap_or(0);
+        let voting = self.voting(&applied.state)?;
         // The master's own first: it is where the others get what they lack.
         let mut receipts = Vec::new();
         let mut lacking = Vec::new();

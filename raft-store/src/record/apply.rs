@@ -1,6 +1,6 @@
 //! `apply`: an entry of the log changes the record, or is rejected.
 
-use super::{Answered, KEPT_EVENTS, Record};
+use super::{Answered, KEPT_EVENTS, LogPlace, Record};
 use crate::command::{Accepted, Body, Entry, Evidence, MasterCommand, Order, Rejection, Response, SignedOrder, UserCommand};
 use crate::model::{Author, Event, EventKind, NodeName, RequestId, Span, Timestamp, UpdateId};
 
@@ -14,15 +14,18 @@ pub const MAX_ANSWERS: usize = 100_000;
 pub(super) struct At {
     /// The entry's index in the log.
     pub index: u64,
+    /// The log index of the membership of Raft.
+    pub membership: u64,
     /// Record time.
     pub time: Timestamp,
 }
 
 impl Record {
-    /// Applies the entry with this log index. It changes the record whole or not at all.
-    pub fn apply(&mut self, index: u64, entry: &Entry) -> Response {
+    /// Applies the entry at this place of the log. It changes the record whole or not at all.
+    pub fn apply(&mut self, place: LogPlace, entry: &Entry) -> Response {
         let before = self.clone();
-        let at = At { index, time: self.advance_time(entry.time) };
+        let LogPlace { index, membership } = place;
+        let at = At { index, membership, time: self.advance_time(entry.time) };
         let response = match &entry.body {
             Body::User { order, evidence } => self.apply_user(at, order, evidence.as_deref()),
             Body::Master(command) => self.apply_master(at, command),
@@ -62,8 +65,8 @@ impl Record {
         if response.is_err() {
             *self = before;
         }
-        // A plan that is outdated is made again by the master and sent with the same request.
-        if !matches!(response, Err(Rejection::PlanOutdated { .. } | Rejection::TooFewCopies { .. })) {
+        // What the master found out for it is outdated: it finds it out anew and sends the same request.
+        if !response.as_ref().is_err_and(Rejection::is_outdated) {
             self.remember_answer(at.time, request, response.clone());
         }
         response

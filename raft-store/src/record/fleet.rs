@@ -237,9 +237,13 @@ impl Record {
 
     pub(super) fn publish(&mut self, at: At, ids: &BTreeSet<PackageId>, evidence: Option<&Evidence>, by: &Author) -> Response {
         let wrong = |what: &str| Rejection::Evidence { what: what.to_owned() };
-        let Some(Evidence::Stored { manifests, receipts, membership: _ }) = evidence else {
+        let Some(Evidence::Stored { manifests, receipts, membership }) = evidence else {
             return Err(wrong("the manifests and receipts are missing"));
         };
+        // The copies of who voted then say nothing of who votes now.
+        if *membership != at.membership {
+            return Err(Rejection::MembershipChanged);
+        }
         let mut read = Vec::new();
         for text in manifests {
             let manifest = Manifest::parse(text).map_err(|e| Rejection::Manifest { what: e.to_string() })?;

@@ -31,6 +31,15 @@ pub const KEPT_UPDATES: usize = 1000;
 /// How many events are kept.
 pub const KEPT_EVENTS: usize = 1000;
 
+/// Where an entry stands in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogPlace {
+    /// Its index.
+    pub index: u64,
+    /// The index of the entry that says who is in Raft here.
+    pub membership: u64,
+}
+
 /// Why stored bytes are not a record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {

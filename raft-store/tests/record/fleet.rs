@@ -8,7 +8,10 @@ use tribune_raft_store::command::{
     Accepted, Birth, Body, Entry, Evidence, MasterCommand, NewNode, Order, Response, SignedOrder, UserCommand,
 };
 use tribune_raft_store::model::*;
-use tribune_raft_store::record::Record;
+use tribune_raft_store::record::{LogPlace, Record};
+
+/// The log index of the membership under which all copies were counted.
+const MEMBERSHIP: u64 = 1;
 
 /// A record, and the admin who changes it.
 pub struct Fleet {
@@ -148,22 +151,32 @@ impl Fleet {
         self.apply(&entry)
     }
 
+    /// Where the newest entry stands in the log.
+    pub fn place(&self) -> LogPlace {
+        LogPlace { index: self.index, membership: MEMBERSHIP }
+    }
+
     /// Applies an entry, a second after the one before.
     pub fn apply(&mut self, entry: &Entry) -> Response {
         self.index += 1;
         self.time = self.time.after(Span::from_secs(1));
-        self.record.apply(self.index, entry)
+        self.record.apply(self.place(), entry)
     }
 
     /// Puts a package into the store; every voter has its modules.
     pub fn publish(&mut self, manifest: &Manifest) -> PackageId {
+        let id = manifest.id();
+        let evidence = self.copies(manifest);
+        self.order(UserCommand::Publish { packages: BTreeSet::from([id]) }, Some(evidence)).unwrap();
+        id
+    }
+
+    /// What the master adds to the order to publish a package: every voter has its modules.
+    pub fn copies(&self, manifest: &Manifest) -> Evidence {
         let blobs: BTreeSet<Signature> = manifest.modules.iter().map(|module| module.signature).collect();
         let receipts =
             self.record.nodes().values().map(|node| Receipt { peer: node.peer.clone(), blobs: blobs.clone() }).collect();
-        let id = manifest.id();
-        let evidence = Evidence::Stored { manifests: vec![manifest.canonical()], receipts, membership: 1 };
-        self.order(UserCommand::Publish { packages: BTreeSet::from([id]) }, Some(evidence)).unwrap();
-        id
+        Evidence::Stored { manifests: vec![manifest.canonical()], receipts, membership: MEMBERSHIP }
     }
 
     /// The generation that a node would come to by its part in a plan.

@@ -265,7 +265,7 @@ proptest! {
         for act in &acts {
             let entry = entry(&mut fleet, &start.app, act, last.as_ref());
             let first = fleet.apply(&entry);
-            prop_assert_eq!(first, other.apply(fleet.index, &entry));
+            prop_assert_eq!(first, other.apply(fleet.place(), &entry));
             let changes = other.take_changes();
             prop_assert_eq!(&fleet.record.take_changes(), &changes);
             for change in changes {

@@ -1,9 +1,9 @@
 //! The life of an update, entry by entry.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
-use tribune_raft_store::command::{MasterCommand, Rejection, UserCommand};
+use tribune_raft_store::command::{Body, Evidence, MasterCommand, Rejection, UserCommand};
 use tribune_raft_store::model::*;
 
 use crate::fleet::{Fleet, accepts, install, manifest, node, nodes, process, vetoes};
@@ -42,6 +42,26 @@ fn all_staged(fleet: &mut Fleet, id: UpdateId) {
 
 fn ended(outcome: Outcome) -> Phase {
     Phase::Ended { outcome }
+}
+
+#[test]
+fn copies_that_were_counted_under_another_membership_publish_nothing_until_they_are_counted_anew() {
+    let (mut fleet, ..) = fleet();
+    let other = manifest("other", "1.0.0", json!({}), &[json!({ "name": "main", "run": ["main"] })]);
+    let (id, evidence) = (other.id(), fleet.copies(&other));
+    let outdated = match evidence.clone() {
+        Evidence::Stored { manifests, receipts, membership } => {
+            Evidence::Stored { manifests, receipts, membership: membership + 1 }
+        }
+        plan @ Evidence::Plan(_) => plan,
+    };
+    let mut entry = fleet.signed(UserCommand::Publish { packages: BTreeSet::from([id]) }, Some(outdated));
+    assert_eq!(fleet.apply(&entry), Err(Rejection::MembershipChanged));
+    assert!(!fleet.record.packages().contains(&id));
+    let Body::User { evidence: sent, .. } = &mut entry.body else { panic!("a user's order") };
+    *sent = Some(Box::new(evidence));
+    fleet.apply(&entry).unwrap();
+    assert!(fleet.record.packages().contains(&id));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use openraft::{RaftLogReader, type_config::TypeConfigExt};
 use serde::{Deserialize, Serialize};
 use tribune_raft_store::engine::model::{Fault, ModelDisk};
 use tribune_raft_store::raft_types::{LogEntry, Replicated, TypeConfig, Vote, log_id};
-use tribune_raft_store::record::{Change, Record, RecordError};
+use tribune_raft_store::record::{Change, LogPlace, Record, RecordError};
 use tribune_raft_store::store::{Store, StoreError};
 
 use crate::ledger::{Ledger, append, append_later, apply, entries, ids, ledger, open};
@@ -34,7 +34,7 @@ impl Replicated for Newer {
     const SCHEMA: &'static str = Ledger::SCHEMA;
     type Command = NewerCommand;
     type Response = ();
-    fn apply(&mut self, _: u64, _: &NewerCommand) {}
+    fn apply(&mut self, _: LogPlace, _: &NewerCommand) {}
     fn blank() {}
     fn take_changes(&mut self) -> Vec<Change> {
         Vec::new()

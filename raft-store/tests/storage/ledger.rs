@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tribune_raft_store::log_store::LogStore;
 use tribune_raft_store::machine::Machine;
 use tribune_raft_store::raft_types::{LogEntry, LogId, Membership, RaftPeer, Replicated, TypeConfig, log_id};
-use tribune_raft_store::record::{Change, RecordError};
+use tribune_raft_store::record::{Change, LogPlace, RecordError};
 use tribune_raft_store::store::Store;
 
 pub type Config = TypeConfig<Ledger>;
@@ -61,7 +61,7 @@ impl Replicated for Ledger {
     type Command = Command;
     type Response = Option<u64>;
 
-    fn apply(&mut self, index: u64, command: &Command) -> Option<u64> {
+    fn apply(&mut self, LogPlace { index, .. }: LogPlace, command: &Command) -> Option<u64> {
         match command {
             Command::Put { key, text } => self.set(vec![1, *key], Some(format!("{text} by {index}").into_bytes())),
             Command::Drop { key } => self.set(vec![1, *key], None),
@@ -117,7 +117,7 @@ pub fn membership(voters: impl IntoIterator<Item = u64>) -> Membership {
 pub fn ledger(upto: u64) -> Ledger {
     let mut state = Ledger::default();
     for index in 0..=upto {
-        state.apply(index, &command(index));
+        state.apply(LogPlace { index, membership: 0 }, &command(index));
     }
     state
 }
