@@ -2,7 +2,7 @@
 
 use tribune_messages::api::PackageInfo;
 use tribune_package::{Inspection, Targets};
-use tribune_raft_store::model::manifest::{Manifest, Module};
+use tribune_raft_store::model::{Manifest, Module};
 
 use super::table::Table;
 use super::words::{clean, count, list, or_dash, size, time};
@@ -51,7 +51,7 @@ fn manifest_head(manifest: &Manifest) -> String {
     if let Some(from) = &manifest.upgrade_from {
         text.push_str(&format!("replaces   {from}\n"));
     }
-    if manifest.regress == tribune_raft_store::model::manifest::Regress::No {
+    if manifest.regress == tribune_raft_store::model::Regress::No {
         text.push_str("regress    no: its data cannot go back\n");
     }
     text

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 
-use tribune_raft_store::model::ids::Signature;
+use tribune_raft_store::model::Signature;
 
 /// How many bytes are copied at a time.
 const COPY_BUFFER: usize = 128 << 10;

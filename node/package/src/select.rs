@@ -9,9 +9,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tribune_raft_store::model::fleet::{Desired, Facts};
-use tribune_raft_store::model::ids::{CharacteristicKey, ModuleName, PackageName};
-use tribune_raft_store::model::manifest::{Manifest, Module, Platform};
+use tribune_raft_store::model::{CharacteristicKey, ModuleName, PackageName};
+use tribune_raft_store::model::{Desired, Facts};
+use tribune_raft_store::model::{Manifest, Module, Platform};
 
 /// What a node is like: its platform, and its characteristics by key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -161,7 +161,7 @@ fn choose<'a>(name: &ModuleName, variants: &[Selected<'a>], node: &Characteristi
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use tribune_raft_store::model::ids::Signature;
+    use tribune_raft_store::model::Signature;
 
     /// Name, platform, characteristics and what it depends on.
     type Described<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a [&'a str]);

@@ -10,8 +10,8 @@ use std::str::FromStr;
 
 use semver::Version;
 use serde::{Deserialize, Serialize};
-use tribune_raft_store::model::ids::{ClassName, IdError, NodeName, PackageName};
-use tribune_raft_store::model::manifest::Manifest;
+use tribune_raft_store::model::Manifest;
+use tribune_raft_store::model::{ClassName, IdError, NodeName, PackageName};
 
 use crate::source::{Document, SourceError};
 

@@ -8,7 +8,8 @@ use super::ids::{
     CharacteristicKey, ClassName, ClusterId, NodeName, PackageId, PackageName, PeerId, PrincipalName, PublicKey, Signature, Span,
     Timestamp, UpdateId,
 };
-use super::manifest::{Manifest, ManifestError, Platform};
+use super::manifest::{Manifest, ManifestError};
+use super::notation::Platform;
 
 /// The record's format level that this build writes. No binary older than a record's level opens it.
 pub const RECORD_LEVEL: u32 = 1;

@@ -6,9 +6,13 @@
 pub mod fleet;
 pub mod ids;
 pub mod manifest;
+pub mod notation;
+pub mod plan;
 pub mod update;
 
 pub use fleet::*;
 pub use ids::*;
 pub use manifest::*;
+pub use notation::*;
+pub use plan::*;
 pub use update::*;

@@ -32,7 +32,7 @@ use std::cmp::Ordering;
 use std::io;
 use std::path::PathBuf;
 
-use tribune_raft_store::model::ids::Signature;
+use tribune_raft_store::model::Signature;
 
 pub(crate) use pack::copy_file;
 pub use pack::{measure, pack};

@@ -25,8 +25,8 @@ mod write;
 use std::fmt;
 use std::io;
 
-use tribune_raft_store::model::ids::Signature;
-use tribune_raft_store::model::manifest::ManifestError;
+use tribune_raft_store::model::ManifestError;
+use tribune_raft_store::model::Signature;
 
 use crate::archive::ArchiveError;
 use crate::targets::TargetsError;

@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 
 use proptest::prelude::*;
-use tribune_raft_store::model::manifest::{Manifest, ModuleKind};
+use tribune_raft_store::model::{Manifest, ModuleKind};
 
 use super::*;
 use crate::targets::Targets;

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use tribune_raft_store::model::ids::Signature;
+use tribune_raft_store::model::Signature;
 
 use super::{CONTAINER_FORMAT, ContainerError, Header, MAGIC};
 use crate::digest::DigestWriter;

@@ -3,16 +3,20 @@
 //! One idea: what a user wants is signed by the user and carried verbatim, so that a peer that forwards it cannot
 //! change it; what the master adds (time, a plan, receipts) lies beside it, outside the signature.
 
+mod rejection;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use ed25519_dalek::{Signer, SigningKey, Verifier, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
+pub use rejection::Rejection;
+
 use crate::model::{
-    CharacteristicKey, ClassName, ClusterId, Decision, Desired, Discrepancy, Facts, Generation, IdError, KeySignature, NodeName,
-    NodeReport, PackageId, PackageName, PeerId, Plan, PrincipalName, PublicKey, Receipt, RequestId, Role, Signature, Span,
-    Timestamp, UpdateId, UpdateRequest,
+    CharacteristicKey, ClassName, ClusterId, Decision, Desired, Discrepancy, Facts, Generation, KeySignature, NodeName,
+    NodeReport, PackageId, PeerId, Plan, PrincipalName, PublicKey, Receipt, RequestId, Role, Signature, Span, Timestamp,
+    UpdateId, UpdateRequest,
 };
 
 /// The longest signed order, in bytes of its JSON.
@@ -399,211 +403,4 @@ pub enum Accepted {
         /// Its Raft id.
         raft_id: u64,
     },
-}
-
-/// Why an entry was not carried out. Nothing was changed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[serde(rename_all = "kebab-case", tag = "rejected")]
-pub enum Rejection {
-    /// The cluster was made before.
-    #[error("the cluster exists already")]
-    AlreadyCreated,
-    /// The cluster was not made yet.
-    #[error("the cluster does not exist yet")]
-    NotCreated,
-    /// The order's signature or text is wrong.
-    #[error("{error}")]
-    Order {
-        /// What is wrong.
-        error: OrderError,
-    },
-    /// The order is for another cluster.
-    #[error("the order is for cluster {given}; this is cluster {here}")]
-    OtherCluster {
-        /// The cluster it is for.
-        given: ClusterId,
-        /// This one.
-        here: ClusterId,
-    },
-    /// The order's time has passed.
-    #[error("the order expired {ago} ago; check the clock, and send it again")]
-    Expired {
-        /// How long ago.
-        ago: Span,
-    },
-    /// The order would be good for too long.
-    #[error("the order expires more than {MAX_ORDER_LIFE} ahead; check the clock")]
-    TooFarAhead,
-    /// The key is not known.
-    #[error("key {key} is no principal of this cluster; an admin adds it with `tribune admin add`")]
-    UnknownKey {
-        /// The key.
-        key: PublicKey,
-    },
-    /// The role does not suffice.
-    #[error("{name} is {has:?} and this needs {needs:?}")]
-    Role {
-        /// Who asked.
-        name: String,
-        /// What they may do.
-        has: Role,
-        /// What it takes.
-        needs: Role,
-    },
-    /// The token is not known.
-    #[error("the join token is wrong; make one with `tribune token create`")]
-    UnknownToken,
-    /// The token was used.
-    #[error("the join token was used by node {node}; make another with `tribune token create`")]
-    TokenUsed {
-        /// By whom.
-        node: NodeName,
-    },
-    /// The token's time has passed.
-    #[error("the join token expired; make another with `tribune token create`")]
-    TokenExpired,
-    /// The token is for another node.
-    #[error("the join token is for node {node}; join under that name, or make another with `tribune token create`")]
-    TokenForOther {
-        /// For whom.
-        node: NodeName,
-    },
-    /// The token exists.
-    #[error("this join token exists already")]
-    TokenExists,
-    /// The token would be good for no time, or for too long.
-    #[error("a join token cannot be good for {valid}; choose a time between 1ms and {MAX_TOKEN_LIFE}")]
-    TokenLife {
-        /// The time that was asked for.
-        valid: Span,
-    },
-    /// The name is taken.
-    #[error("there is a node {node} already; choose another name")]
-    NameTaken {
-        /// The name.
-        node: NodeName,
-    },
-    /// The identity is in the cluster.
-    #[error("this identity is node {node} of the cluster already")]
-    PeerTaken {
-        /// Which node has it.
-        node: NodeName,
-    },
-    /// There is no such node.
-    #[error("there is no node {node}; `tribune node list` shows those there are")]
-    UnknownNode {
-        /// The name given.
-        node: NodeName,
-    },
-    /// There is no such update.
-    #[error("there is no update {update}; `tribune update list` shows those there are")]
-    UnknownUpdate {
-        /// The number given.
-        update: UpdateId,
-    },
-    /// A package is not in the store.
-    #[error("package {package} is not in the package store; publish it first")]
-    UnknownPackage {
-        /// Its id.
-        package: PackageId,
-    },
-    /// What came with the order does not fit it.
-    #[error("{what}")]
-    Evidence {
-        /// What is wrong.
-        what: String,
-    },
-    /// The manifest is not good.
-    #[error("{what}")]
-    Manifest {
-        /// What is wrong.
-        what: String,
-    },
-    /// The version stands for something else.
-    #[error("{name} {version} is published already with other contents ({id}); raise the version")]
-    VersionTaken {
-        /// The package.
-        name: PackageName,
-        /// Its version.
-        version: String,
-        /// What it stands for.
-        id: PackageId,
-    },
-    /// Too few voters have the modules.
-    #[error("{have} of {needed} voters have the modules on disk")]
-    TooFewCopies {
-        /// How many have.
-        have: u32,
-        /// How many must.
-        needed: u32,
-    },
-    /// Who votes has changed since the copies were counted.
-    #[error("who votes has changed since the modules' copies were counted; send it again")]
-    MembershipChanged,
-    /// What the plan was made from has changed: it is to be made again.
-    #[error("{key} changed since the plan was made")]
-    PlanOutdated {
-        /// What changed.
-        key: String,
-    },
-    /// The plan cannot be carried out.
-    #[error("the plan has {} blockers", .plan.blockers.len())]
-    Blocked {
-        /// The plan, with its blockers.
-        plan: Box<Plan>,
-    },
-    /// The ballots changed since the user looked.
-    #[error("the ballots changed since you looked (revision {seen}, now {now}); look again with `tribune update show`")]
-    BallotsChanged {
-        /// What the user saw.
-        seen: u64,
-        /// What there is.
-        now: u64,
-    },
-    /// The update is somewhere else in its life.
-    #[error("update {update} is {phase}: {why}")]
-    Phase {
-        /// Which.
-        update: UpdateId,
-        /// Where it is.
-        phase: String,
-        /// Why that does not go.
-        why: String,
-    },
-    /// The report is about something that is over. It can be dropped.
-    #[error("the report is about something that is over")]
-    Outdated,
-    /// The node's part in Raft is another.
-    #[error("node {node} has another part in Raft")]
-    RaftRole {
-        /// Which.
-        node: NodeName,
-    },
-    /// There is no room for more.
-    #[error("there are {count} {what} already; that is the limit")]
-    Limit {
-        /// Of what.
-        what: String,
-        /// How many.
-        count: u64,
-    },
-}
-
-impl Rejection {
-    /// Whether it is only that what the master found out for the order has changed meanwhile: found out anew, it may go.
-    pub fn is_outdated(&self) -> bool {
-        matches!(self, Self::PlanOutdated { .. } | Self::TooFewCopies { .. } | Self::MembershipChanged)
-    }
-}
-
-impl From<OrderError> for Rejection {
-    fn from(error: OrderError) -> Self {
-        Rejection::Order { error }
-    }
-}
-
-impl From<IdError> for Rejection {
-    fn from(error: IdError) -> Self {
-        Rejection::Evidence { what: error.to_string() }
-    }
 }

@@ -1,0 +1,212 @@
+//! What an update is to do, as the planner works it out, and what stands in its way.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::ids::{ClassName, NodeName, PackageId, PackageName, Signature, UpdateId};
+
+/// Why a plan leaves out a node that is away.
+pub const LEFT_OUT_AWAY: &str = "it is away";
+/// Why a plan leaves out a node that a user's decision took out.
+pub const LEFT_OUT_BY_DECISION: &str = "a decision left it out";
+
+/// What is to be done, worked out by the planner.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Counts the plans of this update, from 1.
+    pub revision: u32,
+    /// What changes on each node.
+    pub nodes: BTreeMap<NodeName, NodePlan>,
+    /// Which nodes change over together, in order.
+    pub waves: Vec<Vec<NodeName>>,
+    /// Why it cannot be done.
+    pub blockers: Vec<Blocker>,
+    /// Discrepancies that the submitter accepted by name.
+    pub accepted: Vec<Discrepancy>,
+    /// Nodes left out, and why: because nothing would change there, [`LEFT_OUT_AWAY`] or [`LEFT_OUT_BY_DECISION`].
+    pub left_out: BTreeMap<NodeName, String>,
+    /// The version of everything that was read, by its key: made again if one has changed by commit time.
+    pub read: BTreeMap<String, u64>,
+}
+
+/// What changes on one node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodePlan {
+    /// The packages that change.
+    pub changes: Vec<PackageChange>,
+    /// The modules the node is to have of each package it is to have, changed or not: `package/module` to signature.
+    pub modules: BTreeMap<String, PlannedModule>,
+    /// Whether everything is expected to be in the node's local storage.
+    pub local: bool,
+}
+
+/// From which version of a package to which.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PackageChange {
+    /// The package.
+    pub name: PackageName,
+    /// What the node has; `None`: nothing.
+    pub from: Option<PackageId>,
+    /// What it gets; `None`: it is removed.
+    pub to: Option<PackageId>,
+}
+
+/// A module that a node is to have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedModule {
+    /// Its package.
+    pub package: PackageId,
+    /// Its place in the package's manifest.
+    pub index: u32,
+    /// Its signature.
+    pub signature: Signature,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// Why a plan cannot be carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "kebab-case", tag = "blocker")]
+pub enum Blocker {
+    /// A target is no node of the cluster.
+    #[error("there is no node {node}; `tribune node list` shows those there are")]
+    UnknownNode {
+        /// The name given.
+        node: NodeName,
+    },
+    /// A target is no class of the cluster.
+    #[error("there is no class {class}; `tribune class list` shows those there are")]
+    UnknownClass {
+        /// The name given.
+        class: ClassName,
+    },
+    /// A package is not in the store.
+    #[error("package {package} is not in the package store; publish it first")]
+    UnknownPackage {
+        /// Its id.
+        package: PackageId,
+    },
+    /// Two versions of one package for one node.
+    #[error("node {node} would get two versions of package {package}; name one")]
+    TwoVersions {
+        /// The node.
+        node: NodeName,
+        /// The package.
+        package: PackageName,
+    },
+    /// The modules of a package that suit a node cannot be told.
+    #[error("{package} on node {node}: {problem}")]
+    Selection {
+        /// The node.
+        node: NodeName,
+        /// The package, with its version.
+        package: String,
+        /// A missing variant or a tie, as a sentence.
+        problem: String,
+    },
+    /// A module's dependency on the same node would not be met.
+    #[error("on node {node}, module {module} needs {needs}, which would not be there")]
+    Dependency {
+        /// The node.
+        node: NodeName,
+        /// The module, as `package/module`.
+        module: String,
+        /// What it needs.
+        needs: String,
+    },
+    /// An API need would not be met.
+    #[error("{0}; accept it with --accept-discrepancy {api}", api = .0.need_name())]
+    Need(Discrepancy),
+    /// The version that is installed may not be replaced by this one.
+    #[error("on node {node}, {package} {to} may only replace versions {allowed}, and {from} is installed")]
+    UpgradeFrom {
+        /// The node.
+        node: NodeName,
+        /// The package.
+        package: PackageName,
+        /// The installed version.
+        from: String,
+        /// The new version.
+        to: String,
+        /// What the manifest allows.
+        allowed: String,
+    },
+    /// It was regressed there before.
+    #[error("{package} was regressed on node {node} by {update}; use --again to install it all the same")]
+    Tombstone {
+        /// The node.
+        node: NodeName,
+        /// The package, with its version.
+        package: String,
+        /// The update that regressed it.
+        update: UpdateId,
+    },
+    /// The node is not connected.
+    #[error("node {node} is away; wait for it, or leave it out with --skip-away")]
+    NodeAway {
+        /// The node.
+        node: NodeName,
+    },
+    /// One node of a class would differ from the others.
+    #[error("node {node} is in class {class}; update the class, or use --allow-drift")]
+    Drift {
+        /// The node.
+        node: NodeName,
+        /// Its class.
+        class: ClassName,
+    },
+    /// There is nothing to go back to.
+    #[error("node {node} has nothing to go back to{what}")]
+    NothingToRegress {
+        /// The node.
+        node: NodeName,
+        /// Of what, beginning with a blank; may be empty.
+        what: String,
+    },
+    /// Nothing would change.
+    #[error("nothing would change: {what}")]
+    NothingToDo {
+        /// Why.
+        what: String,
+    },
+}
+
+/// A need that what is installed does not meet.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Discrepancy {
+    /// The node whose module needs something.
+    pub node: NodeName,
+    /// The module, as `package/module`.
+    pub module: String,
+    /// What it needs.
+    pub needs: String,
+    /// What there is instead.
+    pub found: String,
+    /// Whether it lies within the node or between nodes.
+    pub scope: Scope,
+}
+
+impl Discrepancy {
+    /// The name by which it can be accepted: the API or module without its version.
+    pub fn need_name(&self) -> &str {
+        self.needs.split(['@', ' ']).next().unwrap_or(&self.needs)
+    }
+}
+
+impl fmt::Display for Discrepancy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "on node {}, {} needs {} and there is {}", self.node, self.module, self.needs, self.found)
+    }
+}
+
+/// Where a need is to be met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scope {
+    /// On the same node.
+    WithinNode,
+    /// Between nodes.
+    BetweenNodes,
+}
