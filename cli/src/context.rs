@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use tribune_messages::api::{ApiRequest, ApiResponse, ClassInfo, NodeInfo, PackageInfo, Query, UpdateInfo, UpdateSummary};
+use tribune_messages::api::{
+    ApiError, ApiRequest, ApiResponse, ClassInfo, NodeInfo, PackageInfo, Query, UpdateInfo, UpdateSummary,
+};
 use tribune_node::client::{Client, ClientError, Uploaded};
 use tribune_p2p::Identity;
 use tribune_raft_store::command::{Accepted, UserCommand};
@@ -13,6 +15,8 @@ use crate::args::Global;
 use crate::output::Printer;
 use crate::problem::{Done, Problem, plain};
 
+/// How often a file is uploaded, when each time another node has become master before it was published.
+const UPLOADS: u32 = 3;
 /// The socket of a node, in its data folder.
 const SOCKET: &str = "tribune.sock";
 
@@ -72,7 +76,7 @@ impl Context {
         Ok(self.client().await?.order(command, patience).await?)
     }
 
-    /// Uploads a package or image file, and publishes its packages.
+    /// Uploads a package or image file, and publishes its packages. If the master changed in between, the new one gets the file too.
     ///
     /// # Errors
     /// Why it was not published.
@@ -88,14 +92,21 @@ impl Context {
                 ));
             }
         };
-        let uploaded = self.client().await?.upload(file, patience, progress).await;
-        if live {
-            crate::output::live("");
-        }
-        let Uploaded { packages, copies: _ } = uploaded?;
-        match self.order(UserCommand::Publish { packages }).await? {
-            Accepted::Published { packages, copies } => Ok((packages, copies)),
-            _ => Err(unexpected("a publication")),
+        let client = self.client().await?;
+        let mut left = UPLOADS;
+        loop {
+            left -= 1;
+            let uploaded = client.upload(file, patience, progress).await;
+            if live {
+                crate::output::live("");
+            }
+            let Uploaded { packages, copies: _ } = uploaded?;
+            match client.order(UserCommand::Publish { packages }, patience).await {
+                Ok(Accepted::Published { packages, copies }) => return Ok((packages, copies)),
+                Ok(_) => return Err(unexpected("a publication")),
+                Err(ClientError::Api(ApiError::NotUploaded { .. })) if left > 0 => {}
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 
@@ -173,7 +184,6 @@ impl Context {
 }
 
 fn names_nothing(error: &ClientError) -> bool {
-    use tribune_messages::api::ApiError;
     use tribune_raft_store::command::Rejection;
     match error {
         ClientError::Api(ApiError::NotFound { .. }) => true,

@@ -109,7 +109,9 @@ impl From<ApiError> for Problem {
             ApiError::Forbidden { .. } => {
                 Problem::new(&error, "use a key of that role with --peer and --key, or the node where the cluster was made")
             }
-            ApiError::NotFound { .. } | ApiError::Bad { .. } | ApiError::Failed { .. } => plain(error),
+            ApiError::NotFound { .. } | ApiError::NotUploaded { .. } | ApiError::Bad { .. } | ApiError::Failed { .. } => {
+                plain(error)
+            }
         }
     }
 }

@@ -190,6 +190,12 @@ pub enum ApiError {
         /// What was asked for and what there is, as a sentence.
         what: String,
     },
+    /// The package that is to be published was not uploaded to this master, or too long ago.
+    #[error("package {package} was not uploaded to this master, or longer than an hour ago: upload it first, then publish it")]
+    NotUploaded {
+        /// Which.
+        package: PackageId,
+    },
     /// It is not for who asked.
     #[error("{what}")]
     Forbidden {

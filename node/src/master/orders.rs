@@ -135,12 +135,7 @@ impl Reign {
         }
         match self.store.manifest(id).await {
             Ok(Some(text)) => Ok(text),
-            Ok(None) => {
-                let what = format!(
-                    "package {id} was not uploaded to this master, or longer than an hour ago: upload it first, then publish it"
-                );
-                Err(ApiError::NotFound { what })
-            }
+            Ok(None) => Err(ApiError::NotUploaded { package: id }),
             Err(error) => Err(ApiError::Failed { what: error.to_string() }),
         }
     }

@@ -32,7 +32,7 @@ async fn an_upload_that_is_cut_short_or_damaged_leaves_nothing() {
     assert!(matches!(&error, ApiError::Bad { what } if what.contains("is damaged")), "{error}");
     assert_eq!(files(&cluster.folder.path().join("packages")), 0);
     let error = cluster.order(1, UserCommand::Publish { packages: BTreeSet::from([package]) }).await.unwrap_err();
-    assert!(matches!(&error, ApiError::NotFound { what } if what.contains("upload it first")), "{error}");
+    assert!(matches!(&error, ApiError::NotUploaded { .. }) && error.to_string().contains("upload it first"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
