@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tribune_agent::agent::ModuleSource;
 use tribune_p2p::blobs::{BlobError, BlobReader, BlobStore};
-use tribune_p2p::transfer::{Fetcher, Provider, Request};
+use tribune_p2p::transfer::{BlobSource, Fetcher, Provider, Request};
 use tribune_p2p::{Hash, PeerId};
 use tribune_raft_store::model::{RaftRole, Signature};
 
@@ -57,6 +57,9 @@ impl Modules {
             Ok(()) => true,
             Err(error) => {
                 tracing::warn!(blob = %hash, %error, "this node's own copy is of no use; others are asked");
+                if matches!(error, BlobError::Mismatch { .. } | BlobError::WrongSize { .. }) {
+                    self.own.damaged(hash).await;
+                }
                 false
             }
         }
@@ -66,10 +69,17 @@ impl Modules {
 async fn copy(mut reader: BlobReader, hash: Hash, size: u64, into: &BlobStore) -> Result<(), BlobError> {
     let mut writer = into.writer(hash, size).await?;
     writer.restart().await?;
-    while let Some(bytes) = reader.next().await? {
-        writer.write(bytes).await?;
+    loop {
+        match reader.next().await {
+            Ok(Some(bytes)) => writer.write(bytes).await?,
+            Ok(None) => return writer.commit().await,
+            Err(error) => {
+                // Nobody is to go on with these bytes.
+                writer.discard().await?;
+                return Err(error);
+            }
+        }
     }
-    writer.commit().await
 }
 
 /// Whom to ask: the master, then the other voters, standbys, and some of the other nodes, which may have staged the same.

@@ -4,27 +4,11 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use tribune_tests::{Cluster, NodeOptions, PackageSource};
+use serde_json::Value;
+use tribune_tests::cli::tribune;
+use tribune_tests::{Cluster, Node, NodeOptions, PackageSource, eventually};
 
-use crate::{install, submit};
-
-/// The signatures of the module files in a folder's tree.
-fn blobs(folder: &std::path::Path) -> Result<BTreeSet<String>> {
-    let mut found = BTreeSet::new();
-    let mut left = vec![folder.to_owned()];
-    while let Some(folder) = left.pop() {
-        let Ok(entries) = fs::read_dir(&folder) else { continue };
-        for entry in entries {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                left.push(entry.path());
-            } else if let Ok(bytes) = fs::read(entry.path()) {
-                found.insert(blake3::hash(&bytes).to_hex().to_string());
-            }
-        }
-    }
-    Ok(found)
-}
+use crate::{blobs, install, submit};
 
 #[test]
 fn claim_01_an_image_is_stored_by_a_majority_and_older_versions_remain() -> Result<()> {
@@ -54,25 +38,78 @@ fn claim_01_an_image_is_stored_by_a_majority_and_older_versions_remain() -> Resu
     Ok(())
 }
 
+/// What a node has logged of the proposal of an update, once it has.
+fn proposal_logged(node: &Node, update: &str) -> Result<String> {
+    let logged = |line: &&str| line.contains("an update is proposed") && line.contains(&format!("update={update} "));
+    eventually(&format!("{} has logged the proposal", node.name), || {
+        let log = fs::read_to_string(node.data.with_extension("log"))?;
+        Ok(log.split_inclusive('\n').filter(|line| line.ends_with('\n')).find(logged).map(str::to_owned))
+    })
+}
+
 #[test]
-fn claim_02_a_signature_is_the_blake3_of_the_module_and_one_flipped_bit_is_refused() -> Result<()> {
+fn claim_01_each_node_has_logged_the_proposal_before_any_byte_of_a_module_reaches_it() -> Result<()> {
+    let cluster = Cluster::start(3)?;
+    let source =
+        |version: &str| PackageSource::new("p", version).probe("m", version, "depends-on = [\"lib\"]").file("lib", version, "");
+    install(&cluster, &source("1.0.0"), &["n1"])?;
+    let node = cluster.node("n1");
+    let modules = |node: &Node| blobs(&node.data.join("local/modules"));
+    let before: Vec<_> = cluster.nodes.iter().map(modules).collect::<Result<_>>()?;
+    ensure!(before.iter().map(BTreeSet::len).eq([2, 0, 0]), "only n1 has modules: {before:?}");
+
+    // A veto on one node holds the update up for all: what the nodes know by then, they know before anything is sent.
+    node.tell("p/m", "veto not yet")?;
+    let file = source("2.0.0").build(cluster.folder())?.display().to_string();
+    let together = ["--strategy", "together"];
+    let update = submit(&cluster, cluster.not_master()?, &file, &["n1", "n2", "n3"], &together, 3)?;
+    let id = |version: &str| -> Result<String> {
+        let package = node.json(&["package", "show", &format!("p@{version}")])?;
+        Ok(package["id"].as_str().context("no id")?.to_owned())
+    };
+    let (old, new) = (id("1.0.0")?, id("2.0.0")?);
+    for (node, from, from_id) in [("n1", "1.0.0", old.as_str()), ("n2", "none", "none"), ("n3", "none", "none")] {
+        let line = proposal_logged(cluster.node(node), &update)?;
+        for field in [
+            "package=p ".to_owned(),
+            format!("from=\"{from}\""),
+            "to=\"2.0.0\"".to_owned(),
+            format!("from_id=\"{from_id}\""),
+            format!("to_id=\"{new}\""),
+            "depends_on=\"lib\"".to_owned(),
+        ] {
+            ensure!(line.contains(&field), "{field} is not in what {node} logged: {line}");
+        }
+    }
+    // Looked at after the logs.
+    let then: Vec<_> = cluster.nodes.iter().map(modules).collect::<Result<_>>()?;
+    ensure!(then == before, "a module came before its proposal was accepted: {before:?}, then {then:?}");
+
+    node.tell("p/m", "accept")?;
+    cluster.admin(node, &["update", "decide", &update, "--ask-again", "--watch"])?.expect(0)?;
+    let sent: BTreeSet<_> = ["m-0", "lib-1"]
+        .iter()
+        .map(|file| Ok(blake3::hash(&fs::read(cluster.folder().join("p-2.0.0").join(file))?).to_hex().to_string()))
+        .collect::<Result<_>>()?;
+    for node in &cluster.nodes {
+        ensure!(modules(node)?.is_superset(&sent), "{} has not got the modules: {:?}", node.name, modules(node)?);
+    }
+    Ok(())
+}
+
+#[test]
+fn claim_01_a_package_needs_no_dependencies_but_a_module() -> Result<()> {
     let cluster = Cluster::start(1)?;
-    let source = PackageSource::new("p", "1.0.0").probe("m", "1", "");
-    let file = source.build(cluster.folder())?;
-    let module = fs::read(cluster.folder().join("p-1.0.0").join("m-0"))?;
+    let none = PackageSource::new("none", "1.0.0").write(&cluster.folder().join("none"))?.display().to_string();
+    let file = cluster.folder().join("none.tpkg");
+    let refused = tribune(&["package", "build", "--manifest", &none, "-o", &file.display().to_string()], "")?.expect(1)?;
+    ensure!(refused.stderr.contains("package none has no modules"), "{}", refused.stderr);
+    ensure!(!file.exists(), "a package without modules was built");
 
-    let mut bytes = fs::read(&file)?;
-    let at = bytes.windows(module.len()).position(|window| window == module).context("the module is not in the package file")?;
-    bytes[at + module.len() / 2] ^= 1;
-    let flipped = cluster.folder().join("flipped.tpkg");
-    fs::write(&flipped, &bytes)?;
-    let refused = cluster.nodes[0].cli(&["package", "publish", &flipped.display().to_string()])?.expect(1)?;
-    ensure!(refused.stderr.contains("module m") || refused.stderr.contains("p/m"), "it names the module: {}", refused.stderr);
-    ensure!(cluster.nodes[0].json(&["package", "list"])?["count"] == 0, "nothing was published");
-
-    install(&cluster, &source, &["n1"])?;
-    let stored = cluster.nodes[0].json(&["package", "show", "p@1.0.0"])?;
-    ensure!(stored["modules"][0]["signature"] == blake3::hash(&module).to_hex().as_str(), "{stored}");
+    install(&cluster, &PackageSource::new("one", "1.0.0").file("m", "alone", ""), &["n1"])?;
+    let stored = cluster.nodes[0].json(&["package", "show", "one@1.0.0"])?;
+    let dependencies = stored["modules"][0]["depends_on"].as_array().context("no list of dependencies")?;
+    ensure!(dependencies.is_empty() && stored["modules"][0]["name"] == "m", "{stored}");
     Ok(())
 }
 
@@ -119,6 +156,48 @@ fn claim_03_each_node_gets_the_subset_that_matches_its_desired_characteristics()
     node.cli(&["package", "publish", &file])?.expect(0)?;
     let plan = node.cli(&["update", "plan", "--package", "missing@1.0.0", "--node", "n3"])?.expect(8)?;
     ensure!((plan.stdout.clone() + &plan.stderr).contains("missing for linux/arm64"), "{plan:?}");
+    Ok(())
+}
+
+/// What a node has: its generations, the modules on its disk, and the process of `p/daemon`.
+fn look(node: &Node) -> Result<(Value, BTreeSet<String>, Option<u32>)> {
+    Ok((node.json(&["local", "show"])?, blobs(&node.data.join("local/modules"))?, node.pid("p/daemon")?))
+}
+
+#[test]
+fn claim_03_a_label_alone_changes_nothing_and_the_next_plan_goes_by_it() -> Result<()> {
+    let cluster = Cluster::start(2)?;
+    let (node, other) = (cluster.node("n1"), cluster.node("n2"));
+    let edge = "characteristics = { role = \"edge\" }";
+    let source =
+        PackageSource::new("p", "1.0.0").probe("daemon", "any", "").probe("daemon", "edge", edge).file("map", "a map", edge);
+    install(&cluster, &source, &["n1", "n2"])?;
+    let before = (look(node)?, look(other)?);
+    ensure!(before.0.1 == before.1.1 && before.0.1.len() == 1 && before.0.2.is_some(), "one module on each: {before:?}");
+
+    // While another update is begun and ended, the master has every occasion to act on the label.
+    node.cli(&["node", "label", "n1", "role=edge"])?.expect(0)?;
+    ensure!(node.json(&["node", "show", "n1"])?["desired"]["role"]["value"] == "edge", "the label is in the record");
+    install(&cluster, &PackageSource::new("q", "1.0.0").file("m", "q", ""), &["n2"])?;
+    ensure!(look(node)? == before.0, "the label alone changed the node: {:?}, then {:?}", before.0, look(node)?);
+    ensure!(node.json(&["update", "list"])?["count"] == 2, "the label alone began an update");
+
+    let wanted = ["--package", "p@1.0.0", "--node", "n1", "--node", "n2"];
+    let plan = node.json(&[&["update", "plan"], &wanted[..]].concat())?;
+    let planned: Vec<_> = plan["nodes"].as_object().context("no nodes")?.keys().collect();
+    ensure!(planned == ["n1"], "only n1 is to change: {plan}");
+    ensure!(look(node)? == before.0, "a plan changed the node");
+
+    let now = look(other)?;
+    node.cli(&[&["update", "submit"], &wanted[..]].concat())?.expect(0)?;
+    let built = |file: &str| -> Result<String> {
+        Ok(blake3::hash(&fs::read(cluster.folder().join("p-1.0.0").join(file))?).to_hex().to_string())
+    };
+    let after = look(node)?;
+    let subset = serde_json::json!({ "p/daemon": built("daemon-1")?, "p/map": built("map-2")? });
+    ensure!(after.0["current"]["modules"] == subset, "n1 has {}, expected {subset}", after.0["current"]["modules"]);
+    ensure!(after.2.is_some() && after.2 != before.0.2, "the process of its new subset runs: {after:?}");
+    ensure!(look(other)? == now, "n2 changed: {now:?}, then {:?}", look(other)?);
     Ok(())
 }
 

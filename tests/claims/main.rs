@@ -2,8 +2,13 @@
 
 mod distribution;
 mod packages;
+mod signatures;
 mod storage;
 mod vetoes;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -42,4 +47,24 @@ fn proposals(log: &[Entry], update: &str) -> Vec<Value> {
 fn when(log: &[Entry], what: &str, is: impl Fn(&Said) -> bool) -> Result<u64> {
     let entry = log.iter().find(|entry| is(&entry.said));
     Ok(entry.with_context(|| format!("{what} is not in the log: {log:#?}"))?.at)
+}
+
+/// The signatures of the bytes of all files in a folder's tree, whatever their names. A file without bytes has none.
+fn blobs(folder: &Path) -> Result<BTreeSet<String>> {
+    let mut found = BTreeSet::new();
+    let mut left = vec![folder.to_owned()];
+    while let Some(folder) = left.pop() {
+        let Ok(entries) = fs::read_dir(&folder) else { continue };
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                left.push(entry.path());
+            } else if let Ok(bytes) = fs::read(entry.path())
+                && !bytes.is_empty()
+            {
+                found.insert(blake3::hash(&bytes).to_hex().to_string());
+            }
+        }
+    }
+    Ok(found)
 }

@@ -1,10 +1,11 @@
 //! Who is asked, what an answer does, and what a user can decide.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use tribune_tests::probe::Said;
 use tribune_tests::{Cluster, PackageSource, eventually};
 
-use crate::{install, proposals, submit};
+use crate::{install, proposals, submit, when};
 
 /// A chain A → B → C by module dependencies, a consumer of A's API, and a bystander.
 fn chain(version: &str) -> PackageSource {
@@ -53,11 +54,16 @@ fn claim_05_each_affected_process_hears_the_same_and_its_reason_arrives_word_for
     Ok(())
 }
 
+/// Two processes that must answer within so long, and what is asked of them with each version.
+fn asked(within: &str) -> impl Fn(&str) -> PackageSource {
+    let ask = format!("ask = {{ how = \"socket\", within = \"{within}\" }}");
+    move |version| PackageSource::new("slow", version).probe("a", version, &ask).probe("b", version, &ask)
+}
+
 #[test]
-fn claim_06_all_are_waited_for_silence_is_a_veto_and_the_dead_abstain() -> Result<()> {
+fn claim_06_all_are_waited_for_and_silence_until_the_deadline_is_a_veto() -> Result<()> {
     let cluster = Cluster::start(1)?;
-    let ask = "ask = { how = \"socket\", within = \"2s\" }";
-    let source = |version: &str| PackageSource::new("slow", version).probe("a", version, ask).probe("b", version, ask);
+    let source = asked("4s");
     install(&cluster, &source("1.0.0"), &["n1"])?;
     let node = cluster.node("n1");
 
@@ -65,21 +71,61 @@ fn claim_06_all_are_waited_for_silence_is_a_veto_and_the_dead_abstain() -> Resul
     node.tell("slow/a", "slow 1000")?;
     let update = install(&cluster, &source("1.1.0"), &["n1"])?;
     let shown = node.json(&["update", "show", &update])?;
-    let ballots = shown["nodes"]["n1"]["ballots"].as_array().map_or(0, Vec::len);
-    ensure!(shown["outcome"] == "completed" && ballots == 2, "{shown}");
+    ensure!(shown["outcome"] == "completed" && answers(&shown) == [("slow/a", "accept"), ("slow/b", "accept")], "{shown}");
+    let (a, b) = (node.log("slow/a"), node.log("slow/b"));
+    let accepted = when(&a, "the slow answer", |said| matches!(said, Said::Answered { .. }))?;
+    for log in [&a, &b] {
+        let pending = when(log, "pending", |said| matches!(said, Said::Pending { update: u } if *u == update))?;
+        ensure!(accepted < pending, "the changeover began at {pending}, before the slow answer at {accepted}");
+    }
 
     // Silence until the deadline is a veto.
     node.tell("slow/a", "slow 20000")?;
     let file = source("1.2.0").build(cluster.folder())?;
     let update = submit(&cluster, node, &file.display().to_string(), &["n1"], &[], 3)?;
     let shown = node.json(&["update", "show", &update])?;
-    ensure!(
-        shown["vetoes"][0]["process"] == "slow/a"
-            && shown["vetoes"][0]["reason"].as_str().is_some_and(|reason| reason.starts_with("no answer")),
-        "{shown}"
-    );
+    let reason = shown["vetoes"][0]["reason"].as_str().unwrap_or_default();
+    let vetoes = shown["vetoes"].as_array().map_or(0, Vec::len);
+    ensure!(vetoes == 1 && shown["vetoes"][0]["process"] == "slow/a" && reason.starts_with("no answer"), "{shown}");
+    ensure!(answers(&shown) == [("slow/a", "veto"), ("slow/b", "accept")], "{shown}");
     node.cli(&["update", "decide", &update, "--abort"])?.expect(0)?;
     Ok(())
+}
+
+#[test]
+fn claim_06_a_process_that_dies_while_it_is_asked_abstains() -> Result<()> {
+    let cluster = Cluster::start(1)?;
+    // Nobody is silent for too long before the test has ended.
+    let source = asked("80s");
+    install(&cluster, &source("1.0.0"), &["n1"])?;
+    let node = cluster.node("n1");
+    let pid = node.pid("slow/a")?.context("slow/a does not run")?;
+    node.tell("slow/a", "slow 80000")?;
+    let file = source("1.1.0").build(cluster.folder())?;
+    let update = submit(&cluster, node, &file.display().to_string(), &["n1"], &["--detach"], 0)?;
+    eventually("slow/a is asked", || Ok((!proposals(&node.log("slow/a"), &update).is_empty()).then_some(())))?;
+    ensure!(node.json(&["update", "show", &update])?["phase"] == "asking", "its answer is waited for");
+    node.tell("slow/a", "exit 1")?;
+    ensure!(node.watch(&update)? == 0, "the update goes on: {}", node.json(&["update", "show", &update])?);
+
+    let shown = node.json(&["update", "show", &update])?;
+    ensure!(shown["outcome"] == "completed" && shown["vetoes"] == serde_json::json!([]), "{shown}");
+    let ballots = shown["nodes"]["n1"]["ballots"].as_array().context("no ballots")?;
+    let dead: Vec<_> = ballots.iter().filter(|ballot| ballot["pid"] == pid).collect();
+    let abstained = |ballot: &Value| ballot["process"] == "slow/a" && ballot["answer"] == "abstain" && ballot["reason"].is_null();
+    ensure!(dead.len() == 1 && abstained(dead[0]), "{shown}");
+    ensure!(ballots.iter().any(|ballot| ballot["process"] == "slow/b" && ballot["answer"] == "accept"), "{shown}");
+    ensure!(node.json(&["node", "show", "n1"])?["packages"]["slow"] == "1.1.0", "the new version is there");
+    Ok(())
+}
+
+/// Who answered what on n1, as `update show` has it.
+fn answers(shown: &Value) -> Vec<(&str, &str)> {
+    let ballots = shown["nodes"]["n1"]["ballots"].as_array().into_iter().flatten();
+    let mut answers: Vec<_> =
+        ballots.filter_map(|ballot| Some((ballot["process"].as_str()?, ballot["answer"].as_str()?))).collect();
+    answers.sort_unstable();
+    answers
 }
 
 #[test]

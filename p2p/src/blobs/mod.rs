@@ -35,6 +35,9 @@ pub enum BlobError {
     /// The store does not have it.
     #[error("there is no blob {0} here")]
     Missing(Hash),
+    /// The store had it, and its bytes had changed: they were moved away.
+    #[error("the copy of blob {0} that was here is damaged")]
+    Damaged(Hash),
     /// The bytes are not those that the signature names.
     #[error("wrong bytes: expected the blob {expected}, but these are {actual}")]
     Mismatch {

@@ -156,6 +156,12 @@ impl BlobStore {
         BlobReader::open(self.path(signature), *signature, offset).await
     }
 
+    /// Whether a copy was found changed and moved away, and no sound one has come since.
+    pub async fn was_damaged(&self, signature: &Hash) -> Result<bool, BlobError> {
+        let (inner, signature) = (self.inner.clone(), *signature);
+        blocking(move || Ok(inner.corrupt(&signature).exists() && !inner.path(&signature).exists())).await
+    }
+
     /// Reads the whole blob and compares. A blob whose bytes have changed is moved away: it is better missed than run.
     pub async fn verify(&self, signature: &Hash) -> Result<Condition, BlobError> {
         let (inner, signature) = (self.inner.clone(), *signature);
@@ -237,6 +243,11 @@ impl Inner {
         Ok(blobs)
     }
 
+    /// Where a copy goes that was found changed.
+    fn corrupt(&self, signature: &Hash) -> PathBuf {
+        self.folder.join(CORRUPT).join(signature.to_hex().as_str())
+    }
+
     fn verify(&self, signature: &Hash) -> Result<Condition, BlobError> {
         let path = self.path(signature);
         let mut hasher = Hasher::new();
@@ -249,7 +260,7 @@ impl Inner {
         if actual == *signature {
             return Ok(Condition::Sound);
         }
-        let corrupt = self.folder.join(CORRUPT).join(signature.to_hex().as_str());
+        let corrupt = self.corrupt(signature);
         fs::rename(&path, &corrupt).map_err(io_at("move away the corrupt", &path))?;
         sync_folder(parent_of(&path))?;
         sync_folder(parent_of(&corrupt))?;

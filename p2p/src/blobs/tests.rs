@@ -151,6 +151,9 @@ async fn a_changed_byte_on_disk_is_found_while_reading_and_moved_away_by_verify(
     assert!(!store.contains(&signature).await.unwrap());
     assert_eq!(store.verify(&signature).await.unwrap(), Condition::Missing);
     assert_eq!(files_in(&folder.path().join("corrupt")), 1);
+    assert!(store.was_damaged(&signature).await.unwrap());
+    store.import(&content[..], 1 << 20, None).await.unwrap();
+    assert!(!store.was_damaged(&signature).await.unwrap(), "a sound one has come");
 }
 
 #[tokio::test]

@@ -105,6 +105,12 @@ impl BlobWriter {
         Ok(())
     }
 
+    /// Removes everything written so far.
+    pub async fn discard(mut self) -> Result<(), BlobError> {
+        let open = self.open.take().ok_or(BlobError::Interrupted)?;
+        blocking(move || fs::remove_file(&open.path).map_err(io_at("remove", &open.path))).await
+    }
+
     /// Compares with the signature and, when it matches, puts the blob into its place, durably.
     ///
     /// # Errors

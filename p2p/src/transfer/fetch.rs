@@ -277,7 +277,12 @@ impl Work<'_> {
                 }
             }
             if !asked {
-                writer.flush().await?;
+                // What came is kept for the next try.
+                if writer.offset() == 0 {
+                    writer.discard().await?
+                } else {
+                    writer.flush().await?
+                }
                 return Err(FetchError::NoProvider { signature, attempts: self.into_attempts() });
             }
             if (0..self.candidates.len()).any(|index| self.is_eligible(index)) {

@@ -23,7 +23,7 @@ const LIMITS: Limits = Limits { max_frame: 4096, send_time: Duration::from_secs(
 
 /// Where blobs to be served are found: a store, or several.
 pub trait BlobSource: Send + Sync + 'static {
-    /// Opens the blob for reading from `offset`; [`BlobError::Missing`] when it is not here.
+    /// Opens the blob for reading from `offset`; [`BlobError::Missing`] when it is not here, [`BlobError::Damaged`] when it was.
     fn open(&self, signature: Hash, offset: u64) -> BoxFuture<'_, Result<BlobReader, BlobError>>;
 
     /// The copy that was just sent is damaged: look at it and see that it is not served again.
@@ -32,7 +32,12 @@ pub trait BlobSource: Send + Sync + 'static {
 
 impl BlobSource for BlobStore {
     fn open(&self, signature: Hash, offset: u64) -> BoxFuture<'_, Result<BlobReader, BlobError>> {
-        Box::pin(async move { self.read_verified(&signature, offset).await })
+        Box::pin(async move {
+            match self.read_verified(&signature, offset).await {
+                Err(BlobError::Missing(_)) if self.was_damaged(&signature).await? => Err(BlobError::Damaged(signature)),
+                other => other,
+            }
+        })
     }
 
     fn damaged(&self, signature: Hash) -> BoxFuture<'_, ()> {
@@ -48,13 +53,15 @@ impl BlobSource for BlobStore {
 impl BlobSource for Vec<BlobStore> {
     fn open(&self, signature: Hash, offset: u64) -> BoxFuture<'_, Result<BlobReader, BlobError>> {
         Box::pin(async move {
+            let mut why = BlobError::Missing(signature);
             for store in self {
-                match store.read_verified(&signature, offset).await {
+                match BlobSource::open(store, signature, offset).await {
+                    Ok(reader) => return Ok(reader),
                     Err(BlobError::Missing(_)) => {}
-                    other => return other,
+                    Err(error) => why = error,
                 }
             }
-            Err(BlobError::Missing(signature))
+            Err(why)
         })
     }
 
@@ -107,6 +114,8 @@ impl<S: BlobSource> Server<S> {
                     self.send(&mut channel, signature, reader).await?;
                 }
                 Err(BlobError::Missing(_)) => channel.send(&Reply::Lacking).await?,
+                // That was logged when it was found.
+                Err(BlobError::Damaged(_)) => channel.send(&Reply::Unreadable).await?,
                 Err(error) => {
                     warn!(%peer, blob = %signature, %error, "cannot send a blob");
                     channel.send(&Reply::Unreadable).await?;

@@ -282,8 +282,12 @@ async fn a_peer_whose_disk_changed_a_byte_says_so_and_stops_serving_it() {
     assert_eq!(why(&fetched.failed, &damaged), "its copy is damaged");
     let second = Peer::start().await;
     introduce(&[&second, &damaged]);
-    let error = fetch(&second, request(&content), &[&damaged]).await.unwrap_err().to_string();
-    assert!(error.contains("it does not have it"), "{error}");
+    let error = fetch(&second, request(&content), &[&damaged]).await.unwrap_err();
+    assert!(error.to_string().contains("its copy is damaged"), "{error}");
+    let FetchError::NoProvider { attempts, .. } = error else { panic!("{error}") };
+    assert_eq!(attempts.len(), 1);
+    let partial = std::fs::read_dir(second.folder.path().join("partial")).unwrap().count();
+    assert_eq!(partial, 0, "nothing was sent, and nothing is left");
 }
 
 #[tokio::test]

@@ -1,0 +1,133 @@
+//! What a signature is, and what becomes of bytes that do not have it.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tribune_tests::probe::Said;
+use tribune_tests::{Cluster, Node, NodeOptions, PackageSource, eventually};
+
+use crate::{blobs, install, submit};
+
+#[test]
+fn claim_02_a_signature_is_the_blake3_of_the_module_and_one_flipped_bit_is_refused() -> Result<()> {
+    let cluster = Cluster::start(1)?;
+    let source = PackageSource::new("p", "1.0.0").probe("m", "1", "");
+    let file = source.build(cluster.folder())?;
+    let module = fs::read(cluster.folder().join("p-1.0.0").join("m-0"))?;
+
+    let mut bytes = fs::read(&file)?;
+    let at = bytes.windows(module.len()).position(|window| window == module).context("the module is not in the package file")?;
+    bytes[at + module.len() / 2] ^= 1;
+    let flipped = cluster.folder().join("flipped.tpkg");
+    fs::write(&flipped, &bytes)?;
+    let refused = cluster.nodes[0].cli(&["package", "publish", &flipped.display().to_string()])?.expect(1)?;
+    ensure!(refused.stderr.contains("module m") || refused.stderr.contains("p/m"), "it names the module: {}", refused.stderr);
+    ensure!(cluster.nodes[0].json(&["package", "list"])?["count"] == 0, "nothing was published");
+
+    install(&cluster, &source, &["n1"])?;
+    let stored = cluster.nodes[0].json(&["package", "show", "p@1.0.0"])?;
+    ensure!(stored["modules"][0]["signature"] == blake3::hash(&module).to_hex().as_str(), "{stored}");
+    Ok(())
+}
+
+/// A package of one process, whose module is longer than what is written to a disk at a time.
+fn long(version: &str) -> PackageSource {
+    PackageSource::new("p", version).probe("m", &format!("{version} {}", "x".repeat(600_000)), "")
+}
+
+/// Three voters, which hold every package, and `n4`, which holds none.
+fn voters_and_one_more() -> Result<Cluster> {
+    let mut options = vec![NodeOptions::default(); 3];
+    options.push(NodeOptions::with(&["--voter", "never"]));
+    Cluster::start_with(&options)
+}
+
+/// Publishes a version, waits until all voters hold it, and gives the signature of its module.
+fn publish(cluster: &Cluster, version: &str) -> Result<String> {
+    let file = long(version).build(cluster.folder())?.display().to_string();
+    cluster.nodes[0].cli(&["package", "publish", &file])?.expect(0)?;
+    let signature = blake3::hash(&fs::read(cluster.folder().join(format!("p-{version}")).join("m-0"))?).to_hex().to_string();
+    eventually("every voter holds the package", || {
+        Ok(cluster.nodes[..3].iter().all(|node| held(node, &signature).is_file()).then_some(()))
+    })?;
+    ensure!(!held(cluster.node("n4"), &signature).exists(), "n4 is no voter, and holds the package");
+    Ok(signature)
+}
+
+/// Where a node that holds packages has a module.
+fn held(node: &Node, signature: &str) -> PathBuf {
+    node.data.join("packages").join(&signature[..2]).join(signature)
+}
+
+/// Flips the last bit of a module in what a node holds, and gives the signature that its bytes then have.
+fn flip(node: &Node, signature: &str) -> Result<String> {
+    let path = held(node, signature);
+    let mut bytes = fs::read(&path)?;
+    *bytes.last_mut().context("the module is empty")? ^= 1;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
+    fs::write(&path, &bytes)?;
+    Ok(blake3::hash(&bytes).to_hex().to_string())
+}
+
+#[test]
+fn claim_02_a_node_gets_the_right_bytes_although_one_bit_is_flipped_where_it_asks_first() -> Result<()> {
+    let cluster = voters_and_one_more()?;
+    let signature = publish(&cluster, "1.0.0")?;
+    // The master is asked first; it is a node of the update as well, so its own copy is of no use to itself either.
+    let master = cluster.master()?;
+    let wrong = flip(cluster.node(&master), &signature)?;
+    let args = ["update", "submit", "--package", "p@1.0.0", "--node", "n4", "--node", &master, "--strategy", "together"];
+    cluster.nodes[0].cli(&args)?.expect(0)?;
+    for node in [cluster.node("n4"), cluster.node(&master)] {
+        let have = blobs(&node.data.join("local"))?;
+        ensure!(have.contains(&signature) && !have.contains(&wrong), "{} has {have:?}", node.name);
+        ensure!(node.pid("p/m")?.is_some(), "p/m runs on {}", node.name);
+    }
+    let put_aside = cluster.node(&master).data.join("packages/corrupt").join(&signature);
+    ensure!(put_aside.is_file(), "the master was not asked, or goes on to serve the flipped bit");
+    Ok(())
+}
+
+#[test]
+fn claim_02_a_bit_flipped_wherever_a_module_is_held_is_refused_with_its_name_and_nothing_of_it_runs() -> Result<()> {
+    let cluster = voters_and_one_more()?;
+    let master = cluster.master()?;
+    let targets = [cluster.node("n4"), cluster.node(&master)];
+    let look = |node: &Node| -> Result<(Option<u32>, Value, _)> {
+        let local = node.json(&["local", "show"])?;
+        Ok((node.pid("p/m")?, local["current"].clone(), blobs(&node.data.join("local/modules"))?))
+    };
+    install(&cluster, &long("1.0.0"), &targets.map(|node| node.name.as_str()))?;
+    let before = targets.map(look);
+    let signature = publish(&cluster, "2.0.0")?;
+    for node in &cluster.nodes[..3] {
+        flip(node, &signature)?;
+    }
+
+    let names = targets.map(|node| node.name.as_str());
+    let update = submit(&cluster, &cluster.nodes[0], "--package=p@2.0.0", &names, &[], 6)?;
+    let shown = cluster.nodes[0].json(&["update", "show", &update])?;
+    let why = shown["reason"].as_str().context("it does not say why")?;
+    ensure!(why.starts_with("p/m could not be fetched") && why.contains("its copy is damaged"), "{why}");
+    let refused = fs::read_to_string(cluster.node("n4").data.with_extension("log"))?;
+    let refused = refused.lines().find(|line| line.contains("p/m could not be fetched")).context("n4 has not logged why")?;
+    ensure!(refused.contains("its copy is damaged"), "{refused}");
+    for (node, before) in targets.into_iter().zip(before) {
+        let (before, now) = (before?, look(node)?);
+        ensure!(before.0.is_some() && now == before, "{} has changed: {before:?}, then {now:?}", node.name);
+        let started =
+            node.log("p/m").into_iter().any(|entry| matches!(entry.said, Said::Started { version, .. } if version == "2.0.0"));
+        ensure!(!started, "version 2.0.0 was started on {}", node.name);
+    }
+
+    // Published again, it is sound again.
+    publish(&cluster, "2.0.0")?;
+    submit(&cluster, &cluster.nodes[0], "--package=p@2.0.0", &names, &[], 0)?;
+    for node in targets {
+        ensure!(blobs(&node.data.join("local/modules"))?.contains(&signature), "{} has not got the module", node.name);
+    }
+    Ok(())
+}
