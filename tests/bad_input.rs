@@ -314,11 +314,7 @@ fn a_key_that_is_no_members_is_refused_and_so_is_one_that_is_no_key() -> Result<
         refused(with(&stranger, args)?, 1, not_a_member)?;
     }
     refused(tribune(&["status", "--peer", &peer], "")?, 2, &["a peer was named, and no key", "--key"])?;
-    refused(
-        with(&folder.join("nope.key"), &["status"])?,
-        1,
-        &["no identity at", "nope.key", "`tribune init` or `tribune join`"],
-    )?;
+    refused(with(&folder.join("nope.key"), &["status"])?, 1, &["there is no key file", "nope.key", "tribune init"])?;
     let open = folder.join("open.key");
     fs::copy(&stranger, &open)?;
     fs::set_permissions(&open, fs::Permissions::from_mode(0o644))?;

@@ -7,12 +7,12 @@ use tribune_messages::api::{
     ApiError, ApiRequest, ApiResponse, ClassInfo, NodeInfo, PackageInfo, Query, UpdateInfo, UpdateSummary,
 };
 use tribune_node::client::{Client, ClientError, Uploaded};
-use tribune_p2p::Identity;
 use tribune_raft_store::command::{Accepted, UserCommand};
 use tribune_raft_store::model::{NodeName, PackageId, PackageName, UpdateId};
 
 use crate::args::Global;
 use crate::output::Printer;
+use crate::places::own_key;
 use crate::problem::{Done, Problem, plain};
 
 /// How often a file is uploaded, when each time another node has become master before it was published.
@@ -208,6 +208,6 @@ async fn connect(global: &Global) -> Done<Client> {
             "name the file with your key with --key (or TRIBUNE_KEY)",
         ));
     };
-    let key = Identity::load(key).map_err(plain)?;
+    let key = own_key(key)?;
     Ok(Client::over_network(key, global.peer.clone()).await?)
 }

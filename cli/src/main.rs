@@ -18,6 +18,7 @@ mod json;
 mod manifests;
 mod names;
 mod output;
+mod places;
 mod problem;
 #[cfg(test)]
 mod sample;

@@ -3,6 +3,8 @@
 use clap::{Args, Subcommand, ValueEnum};
 use tribune_raft_store::model::{CharacteristicKey, ClassName, NodeName, PrincipalName, PublicKey, Role};
 
+use super::some;
+
 /// What is done with nodes.
 #[derive(Debug, Subcommand)]
 pub enum NodeCommand {
@@ -70,7 +72,7 @@ pub struct LogsArgs {
     #[arg(long)]
     pub node: Option<NodeName>,
     /// How many lines
-    #[arg(short = 'n', long, default_value_t = 100)]
+    #[arg(short = 'n', long, default_value_t = 100, value_parser = some)]
     pub lines: u32,
 }
 
@@ -84,7 +86,7 @@ pub struct EventsArgs {
     #[arg(long, value_name = "NUMBER")]
     pub after: Option<u64>,
     /// How many at first
-    #[arg(short = 'n', long, default_value_t = 50)]
+    #[arg(short = 'n', long, default_value_t = 50, value_parser = some)]
     pub limit: u32,
 }
 

@@ -4,6 +4,7 @@ mod fleet;
 mod node;
 mod package;
 mod update;
+mod wrong;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -53,7 +54,7 @@ pub struct Global {
     #[arg(short, long, global = true, value_name = "table|json", value_parser = out, help_heading = "Global options")]
     pub output: Vec<Out>,
     /// How long to wait for an answer, such as 30s
-    #[arg(long, global = true, value_name = "TIME", default_value = "60s", value_parser = span, help_heading = "Global options")]
+    #[arg(long, global = true, value_name = "TIME", default_value = "60s", value_parser = patience, help_heading = "Global options")]
     pub timeout: Span,
 }
 
@@ -142,7 +143,10 @@ pub enum Command {
     /// Say who may do what
     #[command(subcommand)]
     Admin(AdminCommand),
-    /// Show the life of some updates on five nodes, started on this machine for it
+    /// Show the life of some updates on five nodes, started on this machine for it; needs the build of the whole workspace
+    #[command(
+        after_help = "The demo's services must lie beside this program, where `make build` puts them: a copy of the binary alone cannot show it."
+    )]
     Demo,
     /// Print completions for a shell
     Completions {
@@ -160,7 +164,8 @@ pub enum Command {
 impl Cli {
     /// Reads the arguments of this process; ends it with a message if they are wrong.
     pub fn read() -> Self {
-        Self::try_read(std::env::args_os()).unwrap_or_else(|error| error.exit())
+        let args: Vec<_> = std::env::args_os().collect();
+        Self::try_read(args.clone()).unwrap_or_else(|error| wrong::end(&error, &args))
     }
 
     /// Reads arguments.
@@ -197,6 +202,23 @@ fn out(text: &str) -> Result<Out, String> {
 /// Reads a time such as `10s`.
 fn span(text: &str) -> Result<Span, String> {
     text.parse().map_err(|error: tribune_raft_store::model::IdError| error.rule.to_owned())
+}
+
+/// Reads how long to wait: no time at all is no time to answer in.
+fn patience(text: &str) -> Result<Span, String> {
+    match span(text)? {
+        span if span.as_millis() == 0 => Err("an answer takes some time; use a longer one, such as 30s".into()),
+        span => Ok(span),
+    }
+}
+
+/// Reads how many are asked for.
+fn some(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(0) => Err("use 1 or more".into()),
+        Ok(number) => Ok(number),
+        Err(error) => Err(format!("use a number of 1 or more: {error}")),
+    }
 }
 
 /// Reads the address of a peer.

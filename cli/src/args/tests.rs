@@ -68,6 +68,10 @@ fn a_decision_is_exactly_one_and_force_needs_a_reason() {
 fn a_regress_names_where() {
     assert!(read("regress --node n1").is_ok());
     assert!(read("regress --class edge --package billing@1.0.0 --force --why broken").is_ok());
+    match read("regress --node n1 --accept-discrepancy ledger.api").unwrap().command {
+        Command::Regress(args) => assert_eq!(args.accept_discrepancy.len(), 1),
+        other => panic!("{other:?}"),
+    }
     assert!(read("regress").is_err());
     assert!(read("regress --node n1 --force").is_err());
 }
@@ -106,4 +110,34 @@ fn labels_are_keys_and_values() {
 fn the_join_token_is_never_an_argument() {
     let text = Cli::command().find_subcommand_mut("join").unwrap().render_long_help().to_string();
     assert!(text.contains("--token-file") && !text.contains("--token "), "{text}");
+}
+
+#[test]
+fn nothing_is_never_asked_for() {
+    for bad in ["update list -n 0", "events -n 0", "process logs a/b -n 0", "status --timeout 0s", "status --timeout 0ms"] {
+        assert!(read(bad).is_err(), "{bad}");
+    }
+    assert!(read("update list -n 1 --timeout 1ms").is_ok());
+}
+
+#[test]
+fn wrong_arguments_are_told_in_the_format_that_was_asked_for() {
+    let format = |line: &str| {
+        let args: Vec<_> = line.split_whitespace().map(std::ffi::OsString::from).collect();
+        wrong::wanted_format(&args)
+    };
+    for json in
+        ["-o json nosuch", "nosuch -ojson", "nosuch -o=json", "nosuch --output json", "events -fo json", "x --output=json"]
+    {
+        assert_eq!(format(json), Format::Json, "{json}");
+    }
+    for table in ["nosuch", "-o json nosuch -o table", "nosuch -- -o json", "package build -o out.tpkg", "json -o"] {
+        assert_eq!(format(table), Format::Table, "{table}");
+    }
+    let problem = wrong::problem(&read("package show svc@^1").unwrap_err());
+    assert_eq!(problem.exit.number(), 2);
+    assert!(problem.what.starts_with("invalid value 'svc@^1' for '<PACKAGE>'") && problem.todo.contains("--help"), "{problem:?}");
+    for short in ["package", "-o json"] {
+        assert_eq!(wrong::problem(&read(short).unwrap_err()).what, "a command is missing");
+    }
 }

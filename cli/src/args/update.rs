@@ -6,7 +6,7 @@ use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use tribune_package::PackageRef;
 use tribune_raft_store::model::{ApiName, ClassName, NodeName, OnFailure, RolloutStrategy, Span, UpdateId, UpdateOptions};
 
-use super::span;
+use super::{some, span};
 
 const SUBMIT_EXAMPLES: &str = "An image with a target list of its own needs no flags; --node, --class and --package narrow it. \
     An image or package file is published first.\n\n\
@@ -36,7 +36,7 @@ pub enum UpdateCommand {
     /// List the updates, newest first
     List {
         /// How many
-        #[arg(short = 'n', long, default_value_t = 20)]
+        #[arg(short = 'n', long, default_value_t = 20, value_parser = some)]
         limit: u32,
     },
     /// Show an update: where it is, what it waits for and what can be done
@@ -247,6 +247,9 @@ pub struct RegressArgs {
     /// Leave out nodes that are away
     #[arg(long)]
     pub skip_away: bool,
+    /// Accept that this API's consumers are broken by going back
+    #[arg(long, value_name = "API")]
+    pub accept_discrepancy: Vec<ApiName>,
     /// Take back one node of a class and not the others
     #[arg(long)]
     pub allow_drift: bool,

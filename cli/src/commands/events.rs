@@ -7,13 +7,16 @@ use crate::args::EventsArgs;
 use crate::context::{Context, unexpected};
 use crate::exit::Exit;
 use crate::json::EventView;
-use crate::output::fleet;
+use crate::output::{end_with_reader, fleet};
 use crate::problem::Done;
 
 /// Prints events; with `--follow`, until it is stopped.
 pub async fn events(context: &mut Context, args: EventsArgs) -> Done {
     let mut seen = args.after;
     let mut wait = Wait::No;
+    if args.follow {
+        end_with_reader();
+    }
     loop {
         for event in ask(context, seen, args.limit, wait).await? {
             context.print.show("event", || fleet::event(&event), || EventView::of(&event));

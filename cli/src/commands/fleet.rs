@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tribune_messages::api::{ApiRequest, ApiResponse};
+use tribune_messages::api::{ApiRequest, ApiResponse, NodeInfo};
 use tribune_p2p::Identity;
 use tribune_raft_store::command::UserCommand;
-use tribune_raft_store::model::{Desired, PublicKey};
+use tribune_raft_store::model::{CharacteristicKey, ClassName, Desired, Node, NodeName, PublicKey};
 
 use crate::args::{AdminCommand, ClassCommand, NodeCommand, ProcessCommand};
 use crate::context::{Context, unexpected};
@@ -13,6 +13,7 @@ use crate::exit::Exit;
 use crate::json::{ClassView, LogView, Many, NodeView, ProcessView, StatusView};
 use crate::output::fleet;
 use crate::output::words::list;
+use crate::places::no_folder;
 use crate::problem::{Done, Problem, plain};
 
 use super::show_done;
@@ -38,7 +39,8 @@ pub async fn node(context: &mut Context, command: NodeCommand) -> Done {
             Ok(Exit::Done)
         }
         NodeCommand::Label { node, set, remove, required } => {
-            context.node(&node).await?;
+            once_each(&set, &remove)?;
+            has_labels(&context.node(&node).await?.node, &remove)?;
             let set: BTreeMap<_, _> = set.into_iter().map(|(key, value)| (key, Desired { value, required })).collect();
             let what = format!("labelled node {node}");
             context.order(UserCommand::LabelNode { node, set, unset: remove.into_iter().collect() }).await?;
@@ -64,21 +66,61 @@ pub async fn class(context: &mut Context, command: ClassCommand) -> Done {
             if let Some(both) = add.iter().find(|node| remove.contains(node)) {
                 return Err(Problem::with(Exit::Usage, format!("node {both} is both added and removed"), "name it once"));
             }
-            let changes = [("added", &add), ("removed", &remove)];
-            let changes =
-                changes.iter().filter(|(_, nodes)| !nodes.is_empty()).map(|(what, nodes)| format!("{what} {}", list(*nodes)));
-            let changes: Vec<String> = changes.collect();
-            let what = if changes.is_empty() {
-                format!("class {class} is there")
-            } else {
-                format!("class {class}: {}", changes.join("; "))
-            };
+            let what = changes(&class, &add, &remove, &nodes)?;
             let (add, remove): (BTreeSet<_>, BTreeSet<_>) = (add.into_iter().collect(), remove.into_iter().collect());
             context.order(UserCommand::SetClass { class, add, remove }).await?;
             show_done(context, &what);
         }
     }
     Ok(Exit::Done)
+}
+
+/// Refuses labels that are named twice: which one is meant?
+fn once_each(set: &[(CharacteristicKey, String)], remove: &[CharacteristicKey]) -> Done<()> {
+    let mut keys = BTreeSet::new();
+    if let Some((twice, _)) = set.iter().find(|(key, _)| !keys.insert(key)) {
+        return Err(Problem::with(Exit::Usage, format!("label {twice} is set twice"), "set it once"));
+    }
+    match remove.iter().find(|key| keys.contains(key)) {
+        Some(both) => Err(Problem::with(Exit::Usage, format!("label {both} is both set and removed"), "name it once")),
+        None => Ok(()),
+    }
+}
+
+/// Refuses to take away what no user has set.
+fn has_labels(node: &Node, remove: &[CharacteristicKey]) -> Done<()> {
+    let Some(none) = remove.iter().find(|key| !node.desired.contains_key(*key)) else { return Ok(()) };
+    let there_are = match node.desired.len() {
+        0 => "no label of it was set".into(),
+        _ => format!("its labels are: {}", list(node.desired.keys())),
+    };
+    Err(Problem::new(format!("node {} has no label {none}", node.name), there_are))
+}
+
+/// What setting a class changes, in words. Nodes are taken out only of the class they are in.
+fn changes(class: &ClassName, add: &[NodeName], remove: &[NodeName], nodes: &[NodeInfo]) -> Done<String> {
+    let class_of = |name: &NodeName| nodes.iter().find(|info| info.node.name == *name).and_then(|info| info.node.class.as_ref());
+    if let Some(not_in) = remove.iter().find(|node| class_of(node) != Some(class)) {
+        let members: Vec<_> = nodes.iter().map(|info| &info.node.name).filter(|node| class_of(node) == Some(class)).collect();
+        let there_are = if members.is_empty() { "no node is in it".into() } else { format!("in it are: {}", list(members)) };
+        return Err(Problem::new(format!("node {not_in} is not in class {class}"), there_are));
+    }
+    let moves = |node: &&NodeName| class_of(node).is_some_and(|old| old != class);
+    let added: Vec<_> = add.iter().filter(|node| !moves(node)).collect();
+    let mut changes = Vec::new();
+    if !added.is_empty() {
+        changes.push(format!("added {}", list(added)));
+    }
+    for node in add.iter().filter(moves) {
+        changes.extend(class_of(node).map(|old| format!("{node} moved from {old}")));
+    }
+    if !remove.is_empty() {
+        changes.push(format!("removed {}", list(remove)));
+    }
+    Ok(match changes.is_empty() {
+        true => format!("class {class} is there"),
+        false => format!("class {class}: {}", changes.join("; ")),
+    })
 }
 
 /// `process …`.
@@ -124,6 +166,7 @@ pub async fn admin(context: &mut Context, command: AdminCommand) -> Done {
             show_done(context, &what);
         }
         AdminCommand::Key { file } => {
+            no_folder(&file, "a key file; it is made if it is not there")?;
             let key = match Identity::load(&file) {
                 Err(tribune_p2p::identity::IdentityError::Missing(_)) => Identity::create(&file),
                 loaded => loaded,
@@ -136,3 +179,6 @@ pub async fn admin(context: &mut Context, command: AdminCommand) -> Done {
     }
     Ok(Exit::Done)
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::args::{Cli, Command};
 use crate::context::Context;
-use crate::output::Printer;
+use crate::output::{Printer, line};
 use crate::problem::{Done, Problem, plain};
 
 /// `done`: an order without any other answer was carried out.
@@ -48,11 +48,11 @@ fn dispatch(cli: Cli) -> Done<ExitCode> {
         Command::Shim => Ok(tribune_keeper::shim_main()),
         Command::Agent => Ok(setup::agent(&global)),
         Command::Run => Ok(setup::run(&global)),
-        Command::Demo => {
-            crate::demo::run().map(|()| ExitCode::SUCCESS).map_err(|error| plain(format!("the demo stopped: {error:#}")))
-        }
+        Command::Demo => demo(),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "tribune", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "tribune", &mut script);
+            line(String::from_utf8_lossy(&script).trim_end());
             Ok(ExitCode::SUCCESS)
         }
         command => {
@@ -60,6 +60,14 @@ fn dispatch(cli: Cli) -> Done<ExitCode> {
             let runtime = runtime.map_err(|error| Problem::new(format!("the program cannot start: {error}"), ""))?;
             runtime.block_on(client(&mut Context::new(global), command)).map(ExitCode::from)
         }
+    }
+}
+
+fn demo() -> Done<ExitCode> {
+    let Err(error) = crate::demo::run() else { return Ok(ExitCode::SUCCESS) };
+    match error.downcast_ref::<crate::demo::Cut>() {
+        Some(cut) => Ok(ExitCode::from(cut.code())),
+        None => Err(plain(format!("the demo stopped: {error:#}"))),
     }
 }
 

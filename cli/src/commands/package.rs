@@ -14,6 +14,7 @@ use crate::manifests::Manifests;
 use crate::names::Names;
 use crate::output::package as text;
 use crate::output::words::{count, size};
+use crate::places::no_folder;
 use crate::problem::{Done, Problem, plain};
 
 /// `package …`.
@@ -42,6 +43,13 @@ pub async fn image(context: &mut Context, command: ImageCommand) -> Done {
         ImageCommand::Build { targets, packages } => {
             let output =
                 context.global.file().map(Path::to_owned).ok_or_else(|| plain("name the file to write with -o FILE.timg"))?;
+            no_folder(&output, "the file to write with -o FILE.timg")?;
+            for file in &packages {
+                no_folder(file, "a package file (.tpkg); `tribune package build` makes one")?;
+            }
+            if let Some(list) = &targets {
+                no_folder(list, "the file with the target list")?;
+            }
             let targets = targets.as_deref().map(Targets::read).transpose().map_err(plain)?;
             let built = build_image(&packages, targets, &output).map_err(plain)?;
             let view = BuiltView {
@@ -68,6 +76,7 @@ struct BuiltView {
 }
 
 fn build(context: &Context, description: &Path) -> Done<()> {
+    no_folder(description, "the description in it, such as tribune.toml")?;
     let output = match context.global.file() {
         Some(file) => file.to_owned(),
         None => {
@@ -76,6 +85,7 @@ fn build(context: &Context, description: &Path) -> Done<()> {
             PathBuf::from(format!("{}-{}.tpkg", manifest.name, manifest.version))
         }
     };
+    no_folder(&output, "the file to write with -o FILE.tpkg")?;
     let built = build_package(description, &output).map_err(plain)?;
     let view = BuiltView {
         file: built.path.display().to_string(),
@@ -100,6 +110,7 @@ fn build(context: &Context, description: &Path) -> Done<()> {
 
 /// Verifies a file and says what is in it.
 pub fn read_file(file: &Path) -> Done<Inspection> {
+    no_folder(file, "a package file (.tpkg) or an image file (.timg)")?;
     inspect(file).map_err(plain)
 }
 

@@ -17,10 +17,12 @@ use crate::args::{Global, InitArgs, JoinArgs, TokenCommand, TokenCreateArgs};
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::output::words::{list, span};
+use crate::places::{no_file, no_folder};
 use crate::problem::{Done, Problem, plain};
 
 /// The longest join token that is read.
 const LONGEST_TOKEN: u64 = 1024;
+
 /// `run`: this node, until it is told to stop.
 pub fn run(global: &Global) -> ExitCode {
     tribune_node::run::run(&global.data)
@@ -47,6 +49,7 @@ struct InitialisedView {
 pub async fn init(context: &mut Context, args: InitArgs) -> Done {
     let InitArgs { node, admin, admin_key } = args;
     let data = context.global.data.clone();
+    no_file(&data)?;
     let name = node.name.clone();
     let options = InitOptions {
         admin_key: admin_key.unwrap_or_else(|| data.join("admin.key")),
@@ -103,6 +106,7 @@ pub async fn join(context: &mut Context, args: JoinArgs) -> Done {
             "name one with --peer; `tribune init` printed its address",
         ));
     };
+    no_file(&context.global.data)?;
     let options = JoinOptions {
         data: context.global.data.clone(),
         name: node.name,
@@ -131,6 +135,9 @@ pub async fn join(context: &mut Context, args: JoinArgs) -> Done {
 
 /// The join token: from a file, standard input or the environment, never from an argument.
 fn read_token(file: Option<&Path>) -> Done<String> {
+    if let Some(path) = file {
+        no_folder(path, "the file that `tribune token create --token-file` wrote")?;
+    }
     let text = match file {
         Some(path) if path == Path::new("-") => read_short(std::io::stdin()),
         Some(path) => std::fs::File::open(path).and_then(read_short),

@@ -17,7 +17,7 @@ use crate::exit::Exit;
 use crate::json::{Many, PlanView, SummaryView, UpdateView};
 use crate::manifests::Manifests;
 use crate::output::update as text;
-use crate::output::words::{count, list};
+use crate::output::words::{count, list, stands};
 use crate::problem::{Done, Problem};
 
 /// `update …`.
@@ -129,8 +129,13 @@ async fn begin(context: &mut Context, request: UpdateRequest, detach: bool) -> D
 pub async fn regress(context: &mut Context, args: RegressArgs) -> Done {
     let fleet = fleet(context).await?;
     let targets = regress_targets(&args, &fleet)?;
-    let options =
-        UpdateOptions { skip_away: args.skip_away, allow_drift: args.allow_drift, force: args.why, ..UpdateOptions::default() };
+    let options = UpdateOptions {
+        skip_away: args.skip_away,
+        accept_discrepancies: args.accept_discrepancy.into_iter().collect(),
+        allow_drift: args.allow_drift,
+        force: args.why,
+        ..UpdateOptions::default()
+    };
     begin(context, UpdateRequest { kind: UpdateKind::Regress, targets, options }, args.detach).await
 }
 
@@ -138,8 +143,8 @@ async fn decide(context: &mut Context, args: DecideArgs) -> Done {
     let update = args.update;
     let info = context.update(update, None).await?;
     if !matches!(info.update.phase, Phase::Vetoed | Phase::Held { .. }) {
-        let what = format!("{update} is {}: there is nothing to decide", info.update.phase);
-        return Err(Problem::new(what, format!("`tribune update show {update}` says what it waits for")));
+        let what = format!("there is nothing to decide: {update} {}", stands(&info.update));
+        return Err(Problem::new(what, format!("`tribune update show {update}` says more")));
     }
     let members: BTreeSet<NodeName> = info.update.nodes.keys().cloned().collect();
     let decision = decision(&args, update, &members)?;

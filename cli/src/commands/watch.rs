@@ -10,12 +10,13 @@ use crate::context::Context;
 use crate::exit::Exit;
 use crate::json::UpdateView;
 use crate::output::words::{self, clean, count};
-use crate::output::{line, live, update as text};
+use crate::output::{end_with_reader, line, live, update as text};
 use crate::problem::Done;
 
 /// Follows an update; the exit says how it stands.
 pub async fn watch(context: &mut Context, update: UpdateId) -> Done {
     let mut before: Option<UpdateInfo> = None;
+    end_with_reader();
     loop {
         let after = before.as_ref().map(|info| info.index);
         let info = context.update(update, after).await?;

@@ -2,13 +2,17 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+
+use super::cut::{Waiter, tell};
 
 /// The longest anything is waited for.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -18,15 +22,6 @@ const LISTEN: [&str; 4] = ["--control", "/ip4/127.0.0.1/tcp/0", "--data-address"
 pub(super) struct Said {
     pub(super) code: i32,
     pub(super) text: String,
-}
-
-/// Runs this binary.
-pub(super) fn tribune(args: &[&str]) -> Result<Said> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.args(args).env_remove("TRIBUNE_DATA").env_remove("TRIBUNE_PEER").env_remove("TRIBUNE_KEY").stdin(Stdio::null());
-    let output = command.output()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    Ok(Said { code: output.status.code().unwrap_or(-1), text })
 }
 
 struct Node {
@@ -39,16 +34,20 @@ struct Node {
 pub(super) struct Fleet {
     folder: tempfile::TempDir,
     nodes: Vec<Node>,
+    /// The node that was killed and has not answered since: its services run, and only a keeper can stop them.
+    killed: Option<String>,
+    waiter: Rc<Waiter>,
 }
 
 impl Fleet {
     /// So many nodes, `n1` and on, connected, with their voters made.
-    pub(super) fn start(count: usize) -> Result<Self> {
-        let mut fleet = Self { folder: tempfile::Builder::new().prefix("tribune-demo-").tempdir()?, nodes: Vec::new() };
+    pub(super) fn start(count: usize, waiter: Rc<Waiter>) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("tribune-demo-").tempdir()?;
+        let mut fleet = Self { folder, nodes: Vec::new(), killed: None, waiter };
         for number in 1..=count {
             fleet.add(&format!("n{number}"))?;
         }
-        wait("every node is connected and five are voters", || {
+        fleet.wait("every node is connected and five are voters", || {
             let nodes = fleet.json(&["node", "list"])?;
             let items = nodes["items"].as_array().context("no nodes")?;
             let settled = items.iter().filter(|node| node["connected"] == true && node["role"] == "voter").count();
@@ -57,19 +56,28 @@ impl Fleet {
         Ok(fleet)
     }
 
+    /// Runs this binary.
+    pub(super) fn tribune(&self, args: &[&str]) -> Result<Said> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(args).env_remove("TRIBUNE_DATA").env_remove("TRIBUNE_PEER").env_remove("TRIBUNE_KEY").stdin(Stdio::null());
+        let output = self.waiter.output(command)?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        Ok(Said { code: output.status.code().unwrap_or(-1), text })
+    }
+
     fn add(&mut self, name: &str) -> Result<()> {
         let data = self.folder.path().join(name);
         let place = data.display().to_string();
         let common = [&["--data", &place, "--name", name], &LISTEN[..]].concat();
         if self.nodes.is_empty() {
-            done(tribune(&[&["init"], &common[..]].concat())?, 0)?;
+            done(self.tribune(&[&["init"], &common[..]].concat())?, 0)?;
         } else {
             let token = self.folder.path().join(format!("token-{name}")).display().to_string();
             self.run(&["token", "create", "--token-file", &token], 0)?;
             let first = self.json(&["node", "show", "n1"])?;
             let (address, peer) = (first["control_addresses"][0].as_str(), first["peer"].as_str());
             let peer = format!("{}/p2p/{}", address.context("n1 has no address")?, peer.context("n1 has no identity")?);
-            done(tribune(&[&["join", "--peer", &peer, "--token-file", &token], &common[..]].concat())?, 0)?;
+            done(self.tribune(&[&["join", "--peer", &peer, "--token-file", &token], &common[..]].concat())?, 0)?;
         }
         self.nodes.push(Node { name: name.to_owned(), data, keeper: None });
         self.run_again(name)
@@ -77,17 +85,30 @@ impl Fleet {
 
     /// Runs a node that does not run.
     pub(super) fn run_again(&mut self, name: &str) -> Result<()> {
+        let data = self.start_keeper(name)?;
+        self.wait(&format!("{name} answers"), || Ok((self.tribune(&["status", "--data", &data])?.code == 0).then_some(())))?;
+        self.killed.take_if(|killed| killed == name);
+        Ok(())
+    }
+
+    /// Starts a node's keeper if it does not run; gives its data folder.
+    fn start_keeper(&mut self, name: &str) -> Result<String> {
         let node = self.nodes.iter_mut().find(|node| node.name == name).context("no such node")?;
+        let data = node.data.display().to_string();
+        if node.keeper.is_some() {
+            return Ok(data);
+        }
         let log = fs::OpenOptions::new().create(true).append(true).open(node.data.with_extension("log"))?;
         let keeper = Command::new(std::env::current_exe()?)
-            .args(["run", "--data", &node.data.display().to_string()])
+            .args(["run", "--data", &data])
+            // Ctrl-C is for the demo, which stops its nodes one way only.
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()?;
         node.keeper = Some(keeper);
-        let data = node.data.display().to_string();
-        wait(&format!("{name} answers"), || Ok((tribune(&["status", "--data", &data])?.code == 0).then_some(())))
+        Ok(data)
     }
 
     pub(super) fn folder(&self) -> &Path {
@@ -107,16 +128,16 @@ impl Fleet {
     /// A command at a node that runs; an error if it does not end with that code.
     pub(super) fn run(&self, args: &[&str], code: i32) -> Result<String> {
         let place = self.place()?;
-        done(tribune(&[args, &["--data", &place]].concat())?, code)
+        done(self.tribune(&[args, &["--data", &place]].concat())?, code)
     }
 
     /// The same, shown with what it says.
     pub(super) fn show(&self, args: &[&str], code: i32) -> Result<()> {
         let folder = self.folder.path().display().to_string() + "/";
-        println!("$ tribune {}", args.join(" ").replace(&folder, ""));
+        tell(&format!("$ tribune {}", args.join(" ").replace(&folder, "")))?;
         let text = self.run(args, code)?;
         for line in text.lines() {
-            println!("  {}", line.replace(&folder, ""));
+            tell(&format!("  {}", line.replace(&folder, "")))?;
         }
         Ok(())
     }
@@ -130,7 +151,7 @@ impl Fleet {
     /// Where each node's web server listens: it says so in its log.
     pub(super) fn web_addresses(&self) -> Result<Vec<(String, SocketAddr)>> {
         let address = |name: &str| -> Result<SocketAddr> {
-            wait(&format!("the web server on {name} says where it listens"), || {
+            self.wait(&format!("the web server on {name} says where it listens"), || {
                 let log = self.json(&["process", "logs", "quotes/web", "--node", name])?;
                 let lines = log["lines"].as_array().context("no lines")?;
                 let last = lines.iter().rev().filter_map(Value::as_str).find_map(|line| line.split("listens on ").nth(1));
@@ -142,7 +163,7 @@ impl Fleet {
 
     /// Waits until a node has changed over in this update, then kills the master's keeper and agent with SIGKILL. Gives its name.
     pub(super) fn kill_master_during(&mut self, update: &str) -> Result<String> {
-        wait("the first node has changed over", || {
+        self.wait("the first node has changed over", || {
             let shown = self.json(&["update", "show", update])?;
             let nodes = shown["nodes"].as_object().context("no nodes")?;
             Ok(nodes.values().any(|node| node["step"] == "settled").then_some(()))
@@ -150,12 +171,28 @@ impl Fleet {
         let master = self.json(&["status"])?["master"].as_str().context("no master")?.to_owned();
         let node = self.nodes.iter_mut().find(|node| node.name == master).context("the master is no node of the demo")?;
         let Some(mut keeper) = node.keeper.take() else { bail!("the master does not run") };
+        self.killed = Some(master.clone());
         for agent in agents(keeper.id())? {
             kill_process(agent, Signal::KILL)?;
         }
         keeper.kill()?;
         keeper.wait()?;
         Ok(master)
+    }
+
+    fn wait<T>(&self, what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+        let begun = Instant::now();
+        loop {
+            let seen = look();
+            if let Ok(Some(found)) = seen {
+                return Ok(found);
+            }
+            if begun.elapsed() > LIMIT {
+                let last = seen.err().map_or_else(String::new, |error| format!(": {error:#}"));
+                bail!("{what}: not within {LIMIT:?}{last}");
+            }
+            self.waiter.pause(Duration::from_millis(50))?;
+        }
     }
 
     /// Stops all nodes as an operator does.
@@ -176,6 +213,10 @@ impl Fleet {
 impl Drop for Fleet {
     fn drop(&mut self) {
         // Only when something failed is there still something to stop; that failure is what is told.
+        self.waiter.heed_no_more();
+        if let Some(killed) = self.killed.take() {
+            let _ = self.run_again(&killed);
+        }
         let _ = self.stop();
     }
 }
@@ -193,19 +234,4 @@ fn agents(keeper: u32) -> Result<Vec<Pid>> {
 fn done(said: Said, code: i32) -> Result<String> {
     ensure!(said.code == code, "it ended with exit code {} and not {code}:\n{}", said.code, said.text);
     Ok(said.text)
-}
-
-fn wait<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    let begun = Instant::now();
-    loop {
-        let seen = look();
-        if let Ok(Some(found)) = seen {
-            return Ok(found);
-        }
-        if begun.elapsed() > LIMIT {
-            let last = seen.err().map_or_else(String::new, |error| format!(": {error:#}"));
-            bail!("{what}: not within {LIMIT:?}{last}");
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }

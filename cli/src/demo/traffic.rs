@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::cut::{Waiter, tell};
+
 const LIMIT: Duration = Duration::from_secs(10);
 /// Between two requests to one node.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -60,19 +62,19 @@ impl Traffic {
     }
 
     /// Waits until every node's answer has this in it.
-    pub(super) fn seen(&self, what: &str) -> Result<()> {
+    pub(super) fn seen(&self, waiter: &Waiter, what: &str) -> Result<()> {
         let begun = Instant::now();
         loop {
             let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
             if counts.len() == self.addresses.len() && counts.values().all(|counts| counts.last.contains(what)) {
-                println!("  every node answers, such as: {}", counts.values().next().map_or("", |counts| counts.last.trim()));
-                return Ok(());
+                let such_as = counts.values().next().map_or("", |counts| counts.last.trim());
+                return tell(&format!("  every node answers, such as: {such_as}"));
             }
             if begun.elapsed() > LIMIT {
                 bail!("not every node answers with {what:?}: {counts:?}");
             }
             drop(counts);
-            std::thread::sleep(PAUSE);
+            waiter.pause(PAUSE)?;
         }
     }
 

@@ -8,9 +8,12 @@ pub mod words;
 
 use std::io::{IsTerminal, Write};
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::args::Format;
+use crate::exit::Exit;
 use crate::json::{self, Document};
 use crate::problem::Problem;
 
@@ -37,7 +40,7 @@ impl Printer {
     /// Says something by the way; programs are not told.
     pub fn note(&self, text: &str) {
         if self.format == Format::Table {
-            eprintln!("{text}");
+            aside(text);
         }
     }
 
@@ -54,25 +57,67 @@ impl Printer {
     /// Says on standard error why a command was not done.
     pub fn problem(&self, problem: &Problem) {
         if self.is_json() {
-            eprintln!("{}", Document::new("error", json::ErrorView::of(problem)).to_line());
+            aside(&Document::new("error", json::ErrorView::of(problem)).to_line());
             return;
         }
-        eprintln!("error: {}", words::clean(&problem.what));
+        aside(&format!("error: {}", words::clean(&problem.what)));
         for detail in &problem.details {
-            eprintln!("  - {}", words::clean(detail));
+            aside(&format!("  - {}", words::clean(detail)));
         }
         if !problem.todo.is_empty() {
-            eprintln!("hint: {}", words::clean(&problem.todo));
+            aside(&format!("hint: {}", words::clean(&problem.todo)));
         }
     }
 }
 
+/// The exit code when the reader of standard output has gone: a shell's for SIGPIPE, which ends other programs then.
+pub const READER_GONE: u8 = 128 + 13;
+
 /// Prints a line on standard output. A reader that has gone ends the process, as it ends other programs.
 pub fn line(text: &str) {
-    let mut out = std::io::stdout().lock();
-    if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
-        std::process::exit(1);
+    if let Err(error) = try_line(text) {
+        std::process::exit(unprinted(&error).into());
     }
+}
+
+/// Prints a line on standard output, for who has something to clear up when that fails.
+///
+/// # Errors
+/// The reader has gone, or the disk is full.
+pub fn try_line(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush())
+}
+
+/// Says on standard error why something could not be printed, unless the reader has gone; gives the exit code.
+fn unprinted(error: &std::io::Error) -> u8 {
+    if error.kind() == std::io::ErrorKind::BrokenPipe {
+        return READER_GONE;
+    }
+    aside(&format!("error: standard output cannot be written: {error}"));
+    Exit::Error.number()
+}
+
+/// Ends the process as soon as the reader of standard output has gone, also while nothing is printed.
+pub fn end_with_reader() {
+    std::thread::spawn(|| {
+        let out = std::io::stdout();
+        // Nothing is asked for: what is told regardless is an error or a hang-up. A file has neither.
+        let mut gone = [PollFd::new(&out, PollFlags::empty())];
+        loop {
+            match poll(&mut gone, None) {
+                Ok(_) => std::process::exit(READER_GONE.into()),
+                Err(Errno::INTR) => {}
+                // Then the next line finds it out.
+                Err(_) => return,
+            }
+        }
+    });
+}
+
+/// Prints a line on standard error. If that has gone too, the exit code says it alone.
+fn aside(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Writes over the current line of the terminal.

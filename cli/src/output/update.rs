@@ -33,7 +33,11 @@ pub fn show(info: &UpdateInfo) -> String {
         UpdateKind::Install => "update",
         UpdateKind::Regress => "regress",
     };
-    let mut text = format!("{kind} {} is {}, since {}\n", update.id, words::phase(update), ago(*now, update.since));
+    let when = match update.phase {
+        Phase::Ended { .. } => format!(" {}", ago(*now, update.since)),
+        _ => format!(", since {}", words::millis(now.since(update.since))),
+    };
+    let mut text = format!("{kind} {} {}{when}\n", update.id, words::stands(update));
     text.push_str(&format!("submitted by {} {}\n", clean(&update.by.name), ago(*now, update.submitted)));
     if let Some(reason) = &update.reason {
         text.push_str(&format!("why: {}\n", clean(reason)));

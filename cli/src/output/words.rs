@@ -106,6 +106,19 @@ pub fn phase(update: &Update) -> String {
     }
 }
 
+/// Where an update is, as the rest of a sentence that begins with its name.
+pub fn stands(update: &Update) -> String {
+    match &update.phase {
+        Phase::Wave { wave } => format!("is in wave {}", wave + 1),
+        Phase::Ended { outcome: Outcome::RegressFailed } => "could not go back".into(),
+        Phase::Ended { outcome: outcome @ (Outcome::Aborted | Outcome::Regressed | Outcome::Rejected) } => {
+            format!("was {outcome}")
+        }
+        Phase::Ended { outcome } => outcome.to_string(),
+        _ => format!("is {}", phase(update)),
+    }
+}
+
 /// The name of an outcome in documents.
 pub fn outcome(outcome: Outcome) -> &'static str {
     match outcome {
@@ -122,6 +135,19 @@ pub fn outcome(outcome: Outcome) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_an_update_stands_ends_a_sentence() {
+        for (phase, text) in [
+            (Phase::Wave { wave: 1 }, "is in wave 2"),
+            (Phase::Asking, "is asking"),
+            (Phase::Ended { outcome: Outcome::Completed }, "completed"),
+            (Phase::Ended { outcome: Outcome::Aborted }, "was aborted"),
+            (Phase::Ended { outcome: Outcome::RegressFailed }, "could not go back"),
+        ] {
+            assert_eq!(stands(&crate::sample::update(phase)), text);
+        }
+    }
 
     #[test]
     fn times_and_sizes_are_short_and_exact() {

@@ -106,7 +106,17 @@ fn an_image_without_a_list_goes_where_flags_say() {
 fn a_regress_without_a_version_goes_to_the_one_before() {
     let regress = |packages: &[&str], nodes: &[&str]| {
         let TargetArgs { package, node, class, image: _ } = args(packages, nodes, &[]);
-        RegressArgs { node, class, package, force: false, why: None, skip_away: false, allow_drift: false, detach: false }
+        RegressArgs {
+            node,
+            class,
+            package,
+            force: false,
+            why: None,
+            skip_away: false,
+            accept_discrepancy: Vec::new(),
+            allow_drift: false,
+            detach: false,
+        }
     };
     let targets = regress_targets(&regress(&["billing"], &["n1"]), &fleet()).unwrap();
     assert_eq!(targets.nodes[&"n1".parse().unwrap()], [package(1)].into(), "not the generation with the same version");

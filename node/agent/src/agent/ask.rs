@@ -8,7 +8,7 @@ use tribune_raft_store::model::{AskHow, BallotCast, PackageId, Silent as Silence
 
 use super::journal::{Asking, Counted, Journal, Stage, process_of};
 use super::ready::told_pending;
-use super::task::{Finished, Moved, Scope, Stuck, Task};
+use super::task::{Finished, Moved, Open, Scope, Stuck, Task};
 use super::update::{self, Anew};
 use super::watch;
 use crate::affected::{proposal, touched};
@@ -112,9 +112,11 @@ impl Task {
         }
     }
 
-    /// Works out what an update changes here. One that does not fit what is installed fails.
+    /// Works out what an update changes here. One that does not fit what is installed fails. One that has ended changes nothing any
+    /// more, and its generations may be gone.
     pub(super) async fn work_out(&mut self, id: UpdateId) -> Result<Moved, Stuck> {
-        let Some(open) = self.state.updates.get(&id).filter(|open| open.scope.is_none()) else { return Ok(Moved::No) };
+        let lacks = |open: &&Open| open.scope.is_none() && !open.journal.has_ended();
+        let Some(open) = self.state.updates.get(&id).filter(lacks) else { return Ok(Moved::No) };
         let journal = open.journal.clone();
         match self.scope_of(&journal).await {
             Ok(scope) => {
@@ -123,16 +125,17 @@ impl Task {
                 }
                 Ok(Moved::No)
             }
-            Err(LocalError::Plan(why)) if journal.is_early() => {
-                let stage = Stage::Failed { step: Step::Planned, why: why.to_string() };
+            Err(error @ (LocalError::Plan(_) | LocalError::NoGeneration(_))) if journal.is_early() => {
+                let stage = Stage::Failed { step: Step::Planned, why: error.to_string() };
                 if journal.stage != stage {
                     self.write(Journal { stage, ..journal }).await?;
                     return Ok(Moved::Yes);
                 }
                 Ok(Moved::No)
             }
-            // What has ended or failed needs it no more.
+            // What has failed, or come to its end, needs it no more.
             Err(LocalError::Plan(_)) => Ok(Moved::No),
+            Err(LocalError::NoGeneration(_)) if journal.runs().is_none() => Ok(Moved::No),
             Err(error) => Err(error.into()),
         }
     }

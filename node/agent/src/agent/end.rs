@@ -25,7 +25,8 @@ impl Task {
         self.remember_failure(&journal).await?;
         let changed_nothing = !matches!(journal.stage, Stage::Settled { .. });
         let told = OutcomeTold { update: journal.name.clone(), outcome: shown(outcome), reason: reason.clone() };
-        let telling = Telling::begin(told, journal.asked.keys().copied());
+        // Who never spoke can hear nothing, and never says that it has.
+        let telling = Telling::begin(told, journal.asked.keys().copied().filter(|process| self.state.spoke.contains(process)));
         tracing::info!(update = %journal.name, %outcome, reason = reason.as_deref().unwrap_or(""), "the update is over");
         journal.stage = Stage::Ended { telling };
         let (name, asked) = (journal.name.clone(), journal.asked.keys().copied().collect::<Vec<_>>());

@@ -174,7 +174,12 @@ async fn read_log(file: PathBuf, lines: u32) -> Result<LogText, String> {
 
 /// The last lines of a file.
 fn tail(path: &Path, lines: u32) -> io::Result<String> {
-    let mut file = File::open(path)?;
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        // Nothing was written yet.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
+        Err(error) => return Err(error),
+    };
     let length = file.metadata()?.len();
     let begin = length.saturating_sub(MOST_LOG);
     file.seek(SeekFrom::Start(begin))?;

@@ -136,6 +136,44 @@ async fn an_agent_that_dies_in_the_middle_goes_on_and_exactly_one_generation_run
 }
 
 #[tokio::test]
+async fn an_agent_begins_again_after_an_update_that_was_taken_back_whoever_has_not_heard_of_its_end() {
+    for speaks in [false, true] {
+        let mut world = World::new();
+        let agent = world.agent().await;
+        let modules = |last: &str, source: &TestSource| {
+            let above = json!({ "depends-on": ["m"] });
+            let above =
+                if speaks { speaker("above", source, "", above) } else { script("above", source, "exec sleep 1003", above) };
+            [above, script("m", source, last, json!({}))]
+        };
+        let one = [app("1.0.0", &modules("exec sleep 1004", &world.source))];
+        let two = [app("2.0.0", &modules("exit 3", &world.source))];
+        world.install(&agent, &[], &one).await;
+        until("a hello", || !speaks || world.heard().len() == 1).await;
+        std::fs::write(world.folder.path().join("home/never-seen"), "").unwrap();
+        let standing = agent.standing().borrow().clone();
+        let update = world.update(&standing, &one, &two);
+        update.to_ready(&agent).await;
+        update.want(&agent, Want::Settled);
+        update.until(&agent, regressed).await;
+        update.end(&agent, Outcome::Regressed).await;
+        let updates = world.folder.path().join("local/updates");
+        let journals = || std::fs::read_dir(&updates).unwrap().count();
+        assert_eq!(journals(), usize::from(speaks), "who never spoke can hear nothing");
+        agent.stop().await;
+
+        let agent = world.agent().await;
+        until("the first generation", || agent.standing().borrow().current.number == 1).await;
+        agent.stop().await;
+        world.restart_node();
+        let agent = world.agent().await;
+        until("both run", || world.keeper.running().len() == 2).await;
+        until("nobody is left to be told", || journals() == 0).await;
+        agent.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn a_node_restart_before_the_new_modules_held_runs_the_old_ones() {
     let mut world = World::new();
     let agent = world.agent().await;
