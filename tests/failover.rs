@@ -230,3 +230,26 @@ fn killing_an_agent_alone_restarts_no_service() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn without_a_majority_every_question_and_order_says_that_there_is_no_master_and_since_when() -> Result<()> {
+    let mut cluster = Cluster::start(3)?;
+    cluster.node_mut("n2").kill_all()?;
+    cluster.node_mut("n3").kill_all()?;
+    let file = source("1.0.0", "1s").build(cluster.folder())?.display().to_string();
+    let node = cluster.node("n1");
+    eventually("n1 sees that there is no master", || Ok(node.json(&["status"])?["master"].is_null().then_some(())))?;
+    for args in [
+        &["node", "list"][..],
+        &["update", "list"],
+        &["package", "list"],
+        &["package", "publish", &file],
+        &["events"],
+        &["token", "create"],
+        &["node", "label", "n1", "site=oslo"],
+    ] {
+        let said = node.cli(&[args, &["--timeout", "4s"]].concat())?.expect(7)?.stderr;
+        ensure!(said.contains("the cluster has no master for ") && said.contains("majority"), "{args:?}: {said}");
+    }
+    Ok(())
+}

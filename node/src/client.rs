@@ -186,13 +186,14 @@ impl Client {
         let within = if waits(request) { within + LONGEST_WAIT.as_duration() } else { within };
         let deadline = Instant::now() + within;
         let mut pause = FIRST_PAUSE;
+        let mut before = None;
         loop {
             let sent = self.reached;
             let tried = timeout_at(deadline, self.try_once(request)).await;
             let error = match tried {
                 Err(_) => {
                     self.channel = None;
-                    return Err(ClientError::TimedOut { after: within });
+                    return Err(late(before, within));
                 }
                 Ok(Ok(response)) => return Ok(response),
                 Ok(Err(Failed::ForGood(error))) => return Err(error),
@@ -203,6 +204,7 @@ impl Client {
                 return Err(error);
             }
             tracing::debug!(%error, "asking again");
+            before = Some(error);
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -259,12 +261,13 @@ impl Client {
         let within = within + Duration::from_secs(size / SLOWEST_COPY);
         let deadline = Instant::now() + within;
         let mut pause = FIRST_PAUSE;
+        let mut before = None;
         loop {
             let source = tokio::fs::File::open(file).await.map_err(failed)?;
             let error = match timeout_at(deadline, self.upload_once(source, size, &sent)).await {
                 Err(_) => {
                     self.channel = None;
-                    return Err(ClientError::TimedOut { after: within });
+                    return Err(late(before, within));
                 }
                 Ok(Ok(ApiResponse::Uploaded { packages, copies })) => return Ok(Uploaded { packages, copies }),
                 Ok(Ok(_)) => return Err(ClientError::Unexpected("an upload")),
@@ -274,6 +277,7 @@ impl Client {
             if !self.reached || Instant::now() + pause >= deadline {
                 return Err(error);
             }
+            before = Some(error);
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -390,6 +394,12 @@ fn said(error: ApiError) -> Failed {
         ApiError::NoMaster { .. } | ApiError::Timeout { .. } => Failed::Perhaps(error.into()),
         error => Failed::ForGood(error.into()),
     }
+}
+
+/// Why there is no answer in time. That there is no master, as the try before said, tells more than that the time is up.
+fn late(before: Option<ClientError>, after: Duration) -> ClientError {
+    let no_master = before.filter(|error| matches!(error, ClientError::Api(ApiError::NoMaster { .. })));
+    no_master.unwrap_or(ClientError::TimedOut { after })
 }
 
 /// Whether it does no harm to ask this twice.

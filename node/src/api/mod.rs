@@ -33,7 +33,7 @@ use crate::settings::Settings;
 pub(crate) use serve::UserSocket;
 
 /// How long a request waits for a master when there is none: a failover takes less than a second.
-const FOR_A_MASTER: Duration = Duration::from_secs(3);
+const FOR_A_MASTER: Duration = Duration::from_secs(1);
 
 /// Who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -294,6 +294,12 @@ impl FromStr for AskHow {
             "socket" => Ok(AskHow::Socket),
             "never" => Ok(AskHow::Never),
             _ => match text.strip_prefix("hook ").map(|rest| rest.split_whitespace().map(str::to_owned).collect::<Vec<_>>()) {
+                // No shell reads it: a quote would be part of a word, which nobody means.
+                Some(_) if text.contains(['"', '\'', '\\']) => Err(IdError {
+                    what: "ask.how",
+                    text: text.chars().take(80).collect(),
+                    rule: "no shell reads a hook command, so leave out quotes and backslashes; put a script into the package and name that",
+                }),
                 Some(command) if !command.is_empty() => Ok(AskHow::Hook(command)),
                 _ => Err(IdError {
                     what: "ask.how",

@@ -276,6 +276,10 @@ fn what_is_missing_or_not_known_is_said_with_what_would_be_right() {
             "7: how in ask: ask.how \"loudly\" is not valid: use \"auto\", \"socket\", \"never\" or \"hook COMMAND\"",
         ),
         (
+            "name = \"d\"\npath = \"daemon\"\nask = { how = \"hook sh -c 'exit 0'\" }",
+            "7: how in ask: ask.how \"hook sh -c 'exit 0'\" is not valid: no shell reads a hook command, so leave out quotes and backslashes; put a script into the package and name that",
+        ),
+        (
             "name = \"d\"\npath = \"daemon\"\nhealth = { tcp = \"localhost\" }",
             "7: tcp in health: \"localhost\" is not an address; use IP:PORT, such as \"127.0.0.1:8080\"",
         ),
