@@ -1,9 +1,12 @@
 //! Three nodes in one process, each with two networks on loopback and a store on disk.
 
 use std::collections::BTreeSet;
+use std::sync::Mutex;
 use std::time::Duration;
 
+use futures::future::join_all;
 use tempfile::TempDir;
+use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 use tribune_p2p::{AllowList, Identity, Multiaddr, Network, NetworkConfig};
 use tribune_raft_store::command::{Birth, Body, MasterCommand, NewNode, Rejection};
@@ -18,6 +21,16 @@ struct Host {
     folder: TempDir,
     control: Network,
     data: Network,
+    /// What runs, or ran, here.
+    rafts: Mutex<Vec<RaftNode>>,
+}
+
+/// A process must not end under a store that is open: RocksDB aborts it.
+impl Drop for Host {
+    fn drop(&mut self) {
+        let rafts = std::mem::take(self.rafts.get_mut().unwrap());
+        tokio::task::block_in_place(|| Handle::current().block_on(join_all(rafts.iter().map(RaftNode::shutdown))));
+    }
 }
 
 async fn network(identity: &Identity, name: &'static str) -> Network {
@@ -29,7 +42,7 @@ impl Host {
     async fn new() -> Self {
         let identity = Identity::generate();
         let (control, data) = (network(&identity, "control").await, network(&identity, "data").await);
-        Self { identity, folder: tempfile::tempdir().unwrap(), control, data }
+        Self { identity, folder: tempfile::tempdir().unwrap(), control, data, rafts: Mutex::default() }
     }
 
     fn peer(&self) -> PeerId {
@@ -38,11 +51,14 @@ impl Host {
 
     async fn raft(&self, id: u64) -> RaftNode {
         let settings = RaftSettings { snapshot_every: 20, keep_entries: 5, ..RaftSettings::default() };
-        RaftNode::start(id, self.folder.path(), &self.control, &self.data, settings).await.unwrap()
+        let raft = RaftNode::start(id, self.folder.path(), &self.control, &self.data, settings).await.unwrap();
+        self.rafts.lock().unwrap().push(raft.clone());
+        raft
     }
 
     /// As when the process is killed: no good-bye of Raft's.
     async fn kill(&self, raft: RaftNode) {
+        self.rafts.lock().unwrap().clear();
         drop(raft);
         self.control.shutdown().await;
         self.data.shutdown().await;

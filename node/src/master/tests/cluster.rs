@@ -51,6 +51,13 @@ pub(super) struct Cluster {
     members: Vec<tribune_p2p::PeerId>,
 }
 
+/// A process must not end under a store that is open: RocksDB aborts it.
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(self.raft.shutdown()));
+    }
+}
+
 async fn network(identity: &Identity, name: &'static str) -> Network {
     let loopback: Multiaddr = "/ip4/127.0.0.1/tcp/0".parse().unwrap();
     Network::start(identity, NetworkConfig::new(name, [loopback])).await.unwrap()
