@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use tribune_messages::api::PackageInfo;
-use tribune_raft_store::model::Manifest;
-use tribune_raft_store::model::PackageId;
+use tribune_raft_store::model::{Manifest, PackageId};
 
 use crate::names::Names;
 use crate::problem::{Done, Problem};

@@ -74,7 +74,7 @@ struct Job {
 
 /// The engine, for as long as something needs it.
 #[derive(Debug)]
-pub struct OpenEngine {
+pub(crate) struct OpenEngine {
     engine: Arc<dyn Engine>,
     /// Dropped after the engine, so that it tells that the engine is closed.
     closed: watch::Sender<()>,

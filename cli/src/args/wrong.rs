@@ -49,14 +49,14 @@ fn short_value(arg: &str) -> Option<&str> {
 
 /// The problem in clap's words: its first paragraph is what happened, the others are more.
 pub(super) fn problem(error: &Error) -> Problem {
-    const TODO: &str = "the same command with --help shows its arguments";
+    const HINT: &str = "the same command with --help shows its arguments";
     // clap would print the whole help, or name hidden commands as well.
     if matches!(error.kind(), ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand) {
-        return Problem::with(Exit::Usage, "a command is missing", TODO);
+        return Problem::with(Exit::Usage, "a command is missing", HINT);
     }
     let text = error.render().to_string();
     let paragraphs = text.split("\n\n").map(|text| text.split_whitespace().collect::<Vec<_>>().join(" "));
     let mut paragraphs = paragraphs.filter(|text| !text.is_empty() && !text.starts_with("For more information"));
     let what = paragraphs.next().unwrap_or_default();
-    Problem::with(Exit::Usage, what.trim_start_matches("error: "), TODO).detailed(paragraphs.collect())
+    Problem::with(Exit::Usage, what.trim_start_matches("error: "), HINT).detailed(paragraphs.collect())
 }

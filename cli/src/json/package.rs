@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use tribune_messages::api::PackageInfo;
 use tribune_package::{Inspection, Targets};
-use tribune_raft_store::model::PackageId;
-use tribune_raft_store::model::{Manifest, Module, Regress};
+use tribune_raft_store::model::{Manifest, Module, PackageId, Regress};
 
 use super::fleet::texts;
 use super::word;

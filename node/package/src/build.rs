@@ -9,8 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use tribune_raft_store::model::{Manifest, ModuleKind};
-use tribune_raft_store::model::{PackageId, Signature};
+use tribune_raft_store::model::{Manifest, ModuleKind, PackageId, Signature};
 
 use crate::archive::ArchiveError;
 use crate::container::{CONTAINER_FORMAT, ContainerError, ContainerReader, Header, write};

@@ -9,9 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tribune_raft_store::model::{CharacteristicKey, ModuleName, PackageName};
-use tribune_raft_store::model::{Desired, Facts};
-use tribune_raft_store::model::{Manifest, Module, Platform};
+use tribune_raft_store::model::{CharacteristicKey, Desired, Facts, Manifest, Module, ModuleName, PackageName, Platform};
 
 /// What a node is like: its platform, and its characteristics by key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

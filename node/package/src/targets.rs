@@ -10,8 +10,7 @@ use std::str::FromStr;
 
 use semver::Version;
 use serde::{Deserialize, Serialize};
-use tribune_raft_store::model::Manifest;
-use tribune_raft_store::model::{ClassName, IdError, NodeName, PackageName};
+use tribune_raft_store::model::{ClassName, IdError, Manifest, NodeName, PackageName};
 
 use crate::source::{Document, SourceError};
 

@@ -168,12 +168,13 @@ impl BlobStore {
         blocking(move || inner.verify(&signature)).await
     }
 
-    /// Removes the blob, and what has come of it if it is being fetched no more. Removing one that is not there is no error.
+    /// Removes the blob, what has come of it if it is being fetched no more, and a copy that was found changed. Removing one that is not
+    /// there is no error.
     pub async fn remove(&self, signature: &Hash) -> Result<(), BlobError> {
         let claim = Claim::new(&self.inner, *signature).ok_or(BlobError::Busy(*signature))?;
         let signature = *signature;
         blocking(move || {
-            for path in [claim.inner.path(&signature), claim.inner.partial(&signature)] {
+            for path in [claim.inner.path(&signature), claim.inner.partial(&signature), claim.inner.corrupt(&signature)] {
                 match fs::remove_file(&path) {
                     Ok(()) => sync_folder(parent_of(&path))?,
                     Err(e) if e.kind() == io::ErrorKind::NotFound => {}

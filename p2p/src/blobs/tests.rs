@@ -154,6 +154,9 @@ async fn a_changed_byte_on_disk_is_found_while_reading_and_moved_away_by_verify(
     assert!(store.was_damaged(&signature).await.unwrap());
     store.import(&content[..], 1 << 20, None).await.unwrap();
     assert!(!store.was_damaged(&signature).await.unwrap(), "a sound one has come");
+    store.remove(&signature).await.unwrap();
+    assert!(!store.was_damaged(&signature).await.unwrap(), "it is not wanted any more");
+    assert_eq!(files_in(&folder.path().join("corrupt")), 0);
 }
 
 #[tokio::test]

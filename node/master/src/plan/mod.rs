@@ -12,8 +12,9 @@ mod waves;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tribune_raft_store::model::{Blocker, Node, NodeName, PackageId, Plan, Update, UpdateKind, UpdateRequest};
-use tribune_raft_store::model::{LEFT_OUT_AWAY, LEFT_OUT_BY_DECISION};
+use tribune_raft_store::model::{
+    Blocker, LEFT_OUT_AWAY, LEFT_OUT_BY_DECISION, Node, NodeName, PackageId, Plan, Update, UpdateKind, UpdateRequest,
+};
 use tribune_raft_store::record::Record;
 
 use crate::installed::Installed;

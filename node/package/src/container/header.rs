@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use serde::{Deserialize, Serialize};
-use tribune_raft_store::model::Signature;
-use tribune_raft_store::model::{Manifest, Module, ModuleKind, Platform};
+use tribune_raft_store::model::{Manifest, Module, ModuleKind, Platform, Signature};
 
 use super::{ContainerError, MAX_HEADER_BYTES, MAX_PACKAGES};
 use crate::targets::{Targets, full_name};

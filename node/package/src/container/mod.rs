@@ -25,8 +25,7 @@ mod write;
 use std::fmt;
 use std::io;
 
-use tribune_raft_store::model::ManifestError;
-use tribune_raft_store::model::Signature;
+use tribune_raft_store::model::{ManifestError, Signature};
 
 use crate::archive::ArchiveError;
 use crate::targets::TargetsError;

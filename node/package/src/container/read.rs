@@ -2,8 +2,7 @@
 
 use std::io::{self, Read, Write};
 
-use tribune_raft_store::model::ModuleKind;
-use tribune_raft_store::model::Signature;
+use tribune_raft_store::model::{ModuleKind, Signature};
 
 use super::{CONTAINER_FORMAT, ContainerError, Header, MAGIC, MAX_HEADER_BYTES, Part};
 use crate::archive::{self, ArchiveError};

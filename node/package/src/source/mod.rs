@@ -11,8 +11,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
-use tribune_raft_store::model::Signature;
-use tribune_raft_store::model::{MANIFEST_FORMAT, MAX_MANIFEST_BYTES, MAX_MODULES, Manifest, ManifestError, ModuleKind, Regress};
+use tribune_raft_store::model::{
+    MANIFEST_FORMAT, MAX_MANIFEST_BYTES, MAX_MODULES, Manifest, ManifestError, ModuleKind, Regress, Signature,
+};
 
 use crate::archive::{self, Measure};
 use crate::digest::DigestWriter;

@@ -6,8 +6,9 @@ use std::path::{Component, Path, PathBuf};
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
-use tribune_raft_store::model::{Ask, Changeover, Health, Module, ModuleKind, Platform, Silent, Strategy, WhenAffected};
-use tribune_raft_store::model::{CharacteristicKey, Signature};
+use tribune_raft_store::model::{
+    Ask, Changeover, CharacteristicKey, Health, Module, ModuleKind, Platform, Signature, Silent, Strategy, WhenAffected,
+};
 
 use super::document::{Document, Fields, Place};
 use super::{Origin, SourceError};

@@ -5,8 +5,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use tempfile::TempDir;
-use tribune_raft_store::model::{AskHow, Changeover, Reach};
-use tribune_raft_store::model::{Span, manifest::Strategy};
+use tribune_raft_store::model::{AskHow, Changeover, Reach, Span, manifest::Strategy};
 
 use super::*;
 
