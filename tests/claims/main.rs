@@ -1,6 +1,8 @@
 //! The claims that Tribune makes, each shown on real node processes: what must change, and what must not.
 
+mod discrepancies;
 mod distribution;
+mod images;
 mod packages;
 mod signatures;
 mod storage;

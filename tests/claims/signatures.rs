@@ -5,7 +5,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
+use futures::future::BoxFuture;
 use serde_json::Value;
+use tribune_p2p::blobs::{BlobError, BlobReader, BlobStore};
+use tribune_p2p::transfer::{BlobSource, serve_blobs};
+use tribune_p2p::{AllowList, Hash, Identity, Network, NetworkConfig};
 use tribune_tests::probe::Said;
 use tribune_tests::{Cluster, Node, NodeOptions, PackageSource, eventually};
 
@@ -129,5 +133,77 @@ fn claim_02_a_bit_flipped_wherever_a_module_is_held_is_refused_with_its_name_and
     for node in targets {
         ensure!(blobs(&node.data.join("local/modules"))?.contains(&signature), "{} has not got the module", node.name);
     }
+    Ok(())
+}
+
+/// A peer that sends these bytes, whatever it is asked for, and says that they are sound.
+struct Liar {
+    lies: BlobStore,
+    lie: Hash,
+}
+
+impl BlobSource for Liar {
+    fn open(&self, _: Hash, offset: u64) -> BoxFuture<'_, Result<BlobReader, BlobError>> {
+        Box::pin(self.lies.read_verified(&self.lie, offset))
+    }
+
+    fn damaged(&self, _: Hash) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// In the place of a node that is down, with its key and at its address: a peer that sends `lie` to the others.
+async fn lie_as(node: &Node, shown: &Value, lie: &[u8], to: &[Value]) -> Result<Network> {
+    let parsed = |at: &Value| at.as_str().context("not in the node's document").map(str::to_owned);
+    let identity = Identity::load(&node.data.join("identity.key"))?;
+    let address = parsed(&shown["data_addresses"][0])?.parse()?;
+    let network = Network::start(&identity, NetworkConfig::new("data", [address])).await?;
+    let mut list = AllowList::new();
+    for peer in to {
+        list.add_member(parsed(&peer["peer"])?.parse()?, [parsed(&peer["data_addresses"][0])?.parse()?]);
+    }
+    network.set_allowed(list);
+    let lies = BlobStore::open(node.data.join("lies")).await?;
+    let lie = lies.import(lie, u64::MAX, None).await?.signature;
+    serve_blobs(&network, Liar { lies, lie })?;
+    Ok(network)
+}
+
+#[test]
+fn claim_02_a_bit_flipped_by_a_peer_that_lies_is_refused_with_the_modules_name_and_the_peers() -> Result<()> {
+    let mut cluster = voters_and_one_more()?;
+    let signature = publish(&cluster, "1.0.0")?;
+    let master = cluster.master()?;
+    let (liar, honest) = if master == "n2" { ("n3", ["n1", "n2"]) } else { ("n2", ["n1", "n3"]) };
+    let show = |name: &str| cluster.nodes[0].json(&["node", "show", name]);
+    let (shown, others) = (show(liar)?, [show(honest[0])?, show(honest[1])?, show("n4")?]);
+    let truth = fs::read(held(cluster.node(liar), &signature))?;
+    let mut lie = truth.clone();
+    lie[truth.len() / 3] ^= 1;
+    cluster.node_mut(liar).kill_all()?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    let network = runtime.block_on(lie_as(cluster.node(liar), &shown, &lie, &others))?;
+
+    // The liar is the only one that has the module: nobody else can be asked.
+    for name in honest {
+        fs::remove_file(held(cluster.node(name), &signature))?;
+    }
+    let update = submit(&cluster, cluster.node(&master), "--package=p@1.0.0", &["n4"], &[], 6)?;
+    let shown_update = cluster.node(&master).json(&["update", "show", &update])?;
+    let why = shown_update["reason"].as_str().context("it does not say why")?;
+    let peer = shown["peer"].as_str().context("no identity")?;
+    ensure!(why.starts_with("p/m could not be fetched") && why.contains("wrong bytes") && why.contains(peer), "{why}");
+    let wrong = blake3::hash(&lie).to_hex().to_string();
+    for name in honest.into_iter().chain(["n4"]) {
+        let have = blobs(&cluster.node(name).data)?;
+        ensure!(!have.contains(&wrong) && !have.contains(&signature), "{name} has {have:?}");
+    }
+    ensure!(cluster.node("n4").log("p/m").is_empty(), "something of it has run");
+
+    // One that has the right bytes is enough, although the liar lies on.
+    fs::write(held(cluster.node(&master), &signature), &truth)?;
+    submit(&cluster, cluster.node(&master), "--package=p@1.0.0", &["n4"], &[], 0)?;
+    ensure!(blobs(&cluster.node("n4").data.join("local"))?.contains(&signature), "n4 has not got the module");
+    runtime.block_on(network.shutdown());
     Ok(())
 }

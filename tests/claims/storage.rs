@@ -5,10 +5,12 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tribune_tests::cli::program;
 use tribune_tests::probe::Said;
-use tribune_tests::{Cluster, PackageSource};
+use tribune_tests::{Cluster, Node, NodeOptions, PackageSource, eventually};
 
-use crate::{install, when};
+use crate::{install, submit, when};
 
 /// Inode and time of each module's file, and the modules' pids.
 type Look = (BTreeMap<String, (u64, i64, i64)>, Vec<Option<u32>>);
@@ -90,5 +92,92 @@ fn claim_14_pending_then_ready_then_started_then_done_and_a_node_restart_starts_
     let version =
         last.and_then(|entry| if let Said::Started { version, .. } = &entry.said { Some(version.clone()) } else { None });
     ensure!(version.context("it has not said that it started")? == "2.0.0", "an old version was started");
+    Ok(())
+}
+
+/// What a node keeps of the versions and dependencies of what is installed on it, as it says without the cluster.
+fn kept_information(node: &Node) -> Result<Value> {
+    let local = node.json(&["local", "show"])?;
+    let current = &local["current"];
+    let version = current["packages"]["p"].as_str().context("package p is not current")?;
+    let packages = local["packages"].as_array().context("no packages")?;
+    let package = packages.iter().find(|package| package["name"] == "p" && package["version"] == version);
+    let modules = package.with_context(|| format!("{version} is not described: {local}"))?["modules"].as_array();
+    let mut described = BTreeMap::new();
+    for module in modules.context("no modules")? {
+        let name = format!("p/{}", module["name"].as_str().context("no name")?);
+        ensure!(current["modules"][&name] == module["signature"], "{name}: {local}");
+        described.insert(name, json!([module["depends_on"], module["provides"], module["consumes"]]));
+    }
+    Ok(json!({ "version": version, "modules": described }))
+}
+
+#[test]
+fn claim_12_versions_and_dependencies_are_in_local_storage_and_survive_a_kill_at_every_step() -> Result<()> {
+    let mut cluster = Cluster::start_with(&[NodeOptions::default(), NodeOptions::with(&["--voter", "never"])])?;
+    let source = |version: &str| {
+        let fields = "run = [\"m\"]\nhealth = { settle = \"2s\", every = \"100ms\" }\ndepends-on = [\"lib\"]
+            ask = { how = \"socket\", within = \"80s\" }";
+        let script = format!("#!/bin/sh\n# {version}\nexec '{}' \"$@\"\n", program("tribune-probe").display());
+        PackageSource::new("p", version)
+            .file("m", &script, &format!("{fields}\nprovides = [\"p.api@{version}\"]\nconsumes = [\"p.api@>=1 on node\"]"))
+            .file("lib", version, "")
+    };
+    let information = |version: &str| {
+        json!({ "version": version, "modules": {
+            "p/lib": [[], [], []],
+            "p/m": [["lib"], [format!("p.api@{version}")], ["p.api@>=1 on node"]],
+        }})
+    };
+    let both = ["n1", "n2"];
+    let file = source("1.0.0").build(cluster.folder())?.display().to_string();
+    submit(&cluster, &cluster.nodes[0], &file, &both, &["--strategy", "together"], 0)?;
+
+    // What holds an update at a step: what the process on n1 does, and what that on n2 does.
+    let steps = [
+        ("asked", "accept", "slow 80000"),
+        ("voted", "slow 80000", "accept"),
+        ("ready", "slow-ready 8000", "accept"),
+        ("pending", "accept", "slow-ready 8000"),
+        ("started", "accept", "accept"),
+        ("settled", "accept", "accept"),
+    ];
+    let mut version = "1.0.0".to_owned();
+    for (number, (step, on_first, on_second)) in steps.into_iter().enumerate() {
+        let wanted = format!("1.{}.0", number + 1);
+        for (node, order) in both.iter().zip([on_first, on_second]) {
+            cluster.node(node).tell("p/m", order)?;
+        }
+        let file = source(&wanted).build(cluster.folder())?.display().to_string();
+        let args = ["--strategy", "together", "--detach"];
+        let update = submit(&cluster, &cluster.nodes[0], &file, &both, &args, 0)?;
+        eventually(&format!("{update} is {step} on n2"), || {
+            let shown = cluster.nodes[0].json(&["update", "show", &update])?;
+            ensure!(shown["nodes"]["n2"]["step"] == step, "{shown}");
+            Ok(Some(()))
+        })?;
+        // Both at once: n2 comes back with nobody to ask.
+        cluster.node_mut("n2").kill_all()?;
+        cluster.node_mut("n1").kill_all()?;
+        let node = cluster.node_mut("n2");
+        node.run()?;
+        if step == "settled" {
+            version.clone_from(&wanted);
+        }
+        let kept = kept_information(node)?;
+        ensure!(kept == information(&version), "after {step}: {kept}, expected {}", information(&version));
+        eventually("what is installed runs again", || node.pid("p/m"))?;
+        cluster.node_mut("n1").run()?;
+        cluster.settle()?;
+        let first = cluster.node("n1");
+        if first.json(&["update", "show", &update])?["outcome"].is_null() {
+            // It may end by itself meanwhile.
+            first.cli(&["update", "cancel", &update])?;
+            first.watch(&update)?;
+        }
+        let at_rest = kept_information(cluster.node("n2"))?;
+        version = at_rest["version"].as_str().context("no version")?.to_owned();
+        ensure!(at_rest == information(&version), "{at_rest}");
+    }
     Ok(())
 }

@@ -154,6 +154,45 @@ fn claim_17_one_veto_anywhere_stops_the_update_everywhere() -> Result<()> {
 }
 
 #[test]
+fn claim_18_on_a_veto_the_user_is_told_and_decides_some_all_or_abort_at_any_peer() -> Result<()> {
+    let cluster = Cluster::start(3)?;
+    let all = ["n1", "n2", "n3"];
+    let [first, second, third] = [0, 1, 2].map(|number| &cluster.nodes[number]);
+    let source = |version: &str| PackageSource::new("p", version).probe("m", version, "");
+    install(&cluster, &source("1.0.0"), &all)?;
+    let has = || -> Result<Vec<Value>> {
+        all.iter().map(|node| Ok(first.json(&["node", "show", node])?["packages"]["p"].take())).collect()
+    };
+    second.tell("p/m", "veto the gate is open")?;
+    let vetoed = |version: &str| -> Result<String> {
+        let file = source(version).build(cluster.folder())?.display().to_string();
+        let update = submit(&cluster, first, &file, &all, &[], 3)?;
+        let shown = third.json(&["update", "show", &update])?;
+        let veto = &shown["vetoes"][0];
+        let named = veto["node"] == "n2" && veto["process"] == "p/m" && veto["reason"] == "the gate is open";
+        ensure!(named && shown["waiting"]["waiting_for"] == "decision", "{shown}");
+        Ok(update)
+    };
+
+    let update = vetoed("2.0.0")?;
+    let events = third.cli(&["events"])?.expect(0)?.stdout;
+    ensure!(events.contains(&format!("p/m on node n2 vetoed {update}: the gate is open")), "{events}");
+    cluster.admin(second, &["update", "decide", &update, "--abort", "--watch"])?.expect(6)?;
+    ensure!(has()? == ["1.0.0"; 3], "an update that was called off changed something: {:?}", has()?);
+
+    let update = vetoed("2.1.0")?;
+    cluster.admin(third, &["update", "decide", &update, "--without", "n2", "--watch"])?.expect(0)?;
+    ensure!(third.json(&["update", "show", &update])?["outcome"] == "completed_in_part", "it is on some nodes");
+    ensure!(has()? == ["2.1.0", "1.0.0", "2.1.0"], "{:?}", has()?);
+
+    let update = vetoed("2.2.0")?;
+    cluster.admin(third, &["update", "decide", &update, "--force", "--why", "now", "--watch"])?.expect(0)?;
+    ensure!(third.json(&["update", "show", &update])?["outcome"] == "completed", "it is on all nodes");
+    ensure!(has()? == ["2.2.0"; 3], "{:?}", has()?);
+    Ok(())
+}
+
+#[test]
 fn claim_19_a_user_can_force_and_the_overruled_process_is_told_by_whom_and_why() -> Result<()> {
     let cluster = Cluster::start(1)?;
     let source = |version: &str| PackageSource::new("p", version).probe("m", version, "");

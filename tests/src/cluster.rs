@@ -40,9 +40,9 @@ pub struct Node {
 /// Some nodes that are a cluster. When it is dropped, no process of theirs is left.
 #[derive(Debug)]
 pub struct Cluster {
-    folder: TempDir,
-    /// The nodes, in the order in which they joined.
+    /// The nodes, in the order in which they joined. Dropped first: they write to the folder, and their logs are read there.
     pub nodes: Vec<Node>,
+    folder: TempDir,
 }
 
 const LISTEN: [&str; 4] = ["--control", "/ip4/127.0.0.1/tcp/0", "--data-address", "/ip4/127.0.0.1/tcp/0"];
@@ -55,7 +55,7 @@ impl Cluster {
 
     /// The same, with options for each.
     pub fn start_with(options: &[NodeOptions]) -> Result<Self> {
-        let mut cluster = Self { folder: tempfile::Builder::new().prefix("tribune-").tempdir()?, nodes: Vec::new() };
+        let mut cluster = Self { nodes: Vec::new(), folder: tempfile::Builder::new().prefix("tribune-").tempdir()? };
         for options in options {
             cluster.add(options)?;
         }
@@ -190,10 +190,12 @@ impl Node {
         probe::read_log(&self.data.join("logs").join(format!("{}.log", module.replace('/', "."))))
     }
 
-    /// Tells a probe what to do, once it listens.
+    /// Tells the probe that a module runs as what to do, once it listens.
     pub fn tell(&self, module: &str, order: &str) -> Result<()> {
-        let socket = self.data.join("probes").join(module.replace('/', "."));
-        eventually(&format!("{module} on {} obeys", self.name), || probe::tell(&socket, order).map(Some))
+        eventually(&format!("{module} on {} obeys", self.name), || {
+            let pid = self.pid(module)?.context("it does not run")?;
+            probe::tell(&self.data.join("probes").join(pid.to_string()), order).map(Some)
+        })
     }
 
     /// Kills its agent with SIGKILL. Its keeper starts another.
@@ -257,12 +259,11 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        if std::thread::panicking() || std::env::var_os("TRIBUNE_TEST_LOGS").is_some() {
-            let log = fs::read_to_string(self.data.with_extension("log")).unwrap_or_default();
-            eprintln!("--- log of {}\n{log}", self.name);
-        }
         // Whatever fails here has failed the test already.
         let _ = self.kill_all();
+        // What a test prints is shown when it fails.
+        let log = fs::read_to_string(self.data.with_extension("log")).unwrap_or_default();
+        eprintln!("--- log of {}\n{log}", self.name);
     }
 }
 

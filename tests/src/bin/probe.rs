@@ -1,7 +1,7 @@
 //! A process for tests: it is a module of a package, writes down everything its node tells it, and does what a test tells it.
 //!
 //! Its log is its output, one JSON object a line (see `tribune_tests::probe::Entry`). A test speaks to it over the Unix socket
-//! `PROBES/PACKAGE.MODULE` beside the node's process socket, a line at a time, each answered with `ok`:
+//! `probes/PID` beside the node's process socket, a line at a time, each answered with `ok`:
 //!
 //! | line | what it does |
 //! | --- | --- |
@@ -105,11 +105,11 @@ fn main() -> Result<()> {
     let version = std::env::var("TRIBUNE_VERSION").unwrap_or_default();
     let script = Arc::new(Mutex::new(Script { ballot: Ballot::Accept, slow: Duration::ZERO, slow_ready: Duration::ZERO }));
     let args: Vec<String> = std::env::args().skip(1).collect();
-    log(Said::Started { module: module.clone(), version: version.clone(), args: args.clone() });
+    log(Said::Started { module, version: version.clone(), args: args.clone() });
     if args.iter().any(|arg| arg == "--fail") {
         exit(1);
     }
-    let control = listen(&module)?;
+    let control = listen()?;
     let session = Process::connect()?.version(version).serve(Probe { script: script.clone() })?;
     log(Said::Listening);
     for connection in control.incoming() {
@@ -118,16 +118,15 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The control socket, in place of that of the process before.
-fn listen(module: &str) -> Result<UnixListener> {
+/// This process's own control socket.
+fn listen() -> Result<UnixListener> {
     let socket = std::env::var_os("TRIBUNE_SOCKET").context("TRIBUNE_SOCKET is not set")?;
     let folder = PathBuf::from(socket).with_file_name("probes");
     std::fs::create_dir_all(&folder)?;
-    let path = folder.join(module.replace('/', "."));
-    let fresh = folder.join(format!("{}", std::process::id()));
-    let listener = UnixListener::bind(&fresh)?;
-    std::fs::rename(&fresh, path)?;
-    Ok(listener)
+    let path = folder.join(std::process::id().to_string());
+    // One that is there is of a process that had the same pid and was killed.
+    let _ = std::fs::remove_file(&path);
+    Ok(UnixListener::bind(&path)?)
 }
 
 fn obey(stream: UnixStream, script: &Shared, session: &Session) -> Result<()> {
