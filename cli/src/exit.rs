@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use tribune_raft_store::model::{Outcome, Phase};
+use tribune_raft_store::model::{Outcome, Phase, Update};
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,10 +58,12 @@ impl Exit {
         }
     }
 
-    /// What this phase means for who watches an update; `None`: it goes on by itself.
-    pub fn at(phase: &Phase) -> Option<Self> {
-        match phase {
+    /// What it means for who watches an update that it has come to this; `None`: it goes on by itself.
+    pub fn at(update: &Update) -> Option<Self> {
+        match &update.phase {
             Phase::Vetoed | Phase::Held { .. } => Some(Exit::Undecided),
+            Phase::Unpersisted if update.discrepancies.is_empty() => Some(Exit::Done),
+            Phase::Unpersisted => Some(Exit::Discrepancies),
             Phase::Ended { outcome } => Some(Exit::of(*outcome)),
             Phase::Queued { .. }
             | Phase::Planned
@@ -69,6 +71,7 @@ impl Exit {
             | Phase::Distributing
             | Phase::Wave { .. }
             | Phase::Verifying
+            | Phase::Persisting
             | Phase::Regressing => None,
         }
     }
@@ -83,6 +86,7 @@ impl From<Exit> for ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sample;
 
     #[test]
     fn every_end_of_an_update_has_its_exit_code() {
@@ -99,9 +103,11 @@ mod tests {
             (Phase::Held { wave: 0 }, Some(3)),
             (Phase::Asking, None),
             (Phase::Wave { wave: 2 }, None),
+            (Phase::Unpersisted, Some(0)),
+            (Phase::Persisting, None),
             (Phase::Regressing, None),
         ] {
-            assert_eq!(Exit::at(&phase).map(Exit::number), code, "{phase}");
+            assert_eq!(Exit::at(&sample::update(phase.clone())).map(Exit::number), code, "{phase}");
         }
     }
 }

@@ -21,7 +21,16 @@ pub fn vetoing() -> BallotCast {
 
 /// A node of an update.
 pub fn progress(step: Step) -> NodeProgress {
-    NodeProgress { step, since: Timestamp(5_000), round: 1, ballots: Vec::new(), changed: false, failure: None, before: 3 }
+    NodeProgress {
+        step,
+        since: Timestamp(5_000),
+        round: 1,
+        ballots: Vec::new(),
+        changed: false,
+        failure: None,
+        before: 3,
+        restarted: false,
+    }
 }
 
 /// An update of `n1` and `n2` from billing 1.0.0 to 2.0.0.
@@ -103,6 +112,7 @@ pub fn node(name: &str, versions: &[u8]) -> NodeInfo {
             facts: Facts { platform: "linux/amd64".parse().unwrap(), version: "0.1.0".into(), ..Facts::default() },
             raft: RaftRole::Voter { raft_id: 0 },
             current,
+            ephemeral: None,
             kept: kept.into_iter().map(|generation| (generation.number, generation)).collect(),
             should: std::collections::BTreeMap::new(),
             local_commands: Role::Admin,
@@ -112,6 +122,7 @@ pub fn node(name: &str, versions: &[u8]) -> NodeInfo {
         connected: true,
         master: true,
         packages: [("billing".parse().unwrap(), "2.0.0".to_owned())].into(),
+        runs: [("billing".parse().unwrap(), "2.0.0".to_owned())].into(),
         should: [("billing".parse().unwrap(), "2.0.0".to_owned())].into(),
     }
 }

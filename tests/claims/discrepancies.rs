@@ -7,13 +7,13 @@ use tribune_tests::{Cluster, PackageSource};
 use crate::{install, submit};
 
 /// A provider of an API that is used on other nodes, and of one that is used on its own.
-fn provider(version: &str) -> PackageSource {
+pub(crate) fn provider(version: &str) -> PackageSource {
     let provides = format!("provides = [\"ledger.api@{version}\", \"clock.api@{version}\"]");
     PackageSource::new("ledger", version).probe("ledgerd", version, &provides)
 }
 
 /// Needs of an update's record: who needs what, and where that is to be.
-fn found(shown: &Value) -> Result<Vec<[&str; 4]>> {
+pub(crate) fn found(shown: &Value) -> Result<Vec<[&str; 4]>> {
     let all = shown["discrepancies"].as_array().context("no list of discrepancies")?;
     let mut found = Vec::new();
     for one in all {

@@ -2,6 +2,7 @@
 
 mod discrepancies;
 mod distribution;
+mod ephemeral;
 mod images;
 mod packages;
 mod signatures;

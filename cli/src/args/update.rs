@@ -52,6 +52,14 @@ pub enum UpdateCommand {
     /// Decide about an update that was vetoed or is held
     #[command(after_long_help = DECIDE_EXAMPLES)]
     Decide(DecideArgs),
+    /// Install what an ephemeral update runs
+    Persist {
+        /// The update, such as u7
+        update: UpdateId,
+        /// Follow the update afterwards, as `update watch` does
+        #[arg(long)]
+        watch: bool,
+    },
     /// Call an update off: what has changed goes back
     Cancel {
         /// The update, such as u7
@@ -102,6 +110,9 @@ pub struct UpdateOptionArgs {
     /// Change one node of a class and not the others
     #[arg(long)]
     pub allow_drift: bool,
+    /// Install nothing: it runs until the node is restarted, `update cancel` or `update persist`
+    #[arg(long)]
+    pub ephemeral: bool,
 }
 
 impl From<&UpdateOptionArgs> for UpdateOptions {
@@ -115,6 +126,7 @@ impl From<&UpdateOptionArgs> for UpdateOptions {
             accept_discrepancy,
             again,
             allow_drift,
+            ephemeral,
         } = args;
         Self {
             strategy: (*strategy).into(),
@@ -126,6 +138,7 @@ impl From<&UpdateOptionArgs> for UpdateOptions {
             again: *again,
             allow_drift: *allow_drift,
             force: None,
+            ephemeral: *ephemeral,
         }
     }
 }

@@ -20,11 +20,13 @@ pub async fn local(context: &mut Context, command: LocalCommand) -> Done {
             context.print.show("local", || fleet::local(&info, &manifests), || LocalView::of(&info, &manifests));
         }
         LocalCommand::Regress(args) => {
-            let to = args.generation.or(info.current.replaced);
+            // What runs until a restart goes first: under it is what is installed.
+            let before = if info.ephemeral.is_some() { Some(info.current.number) } else { info.current.replaced };
+            let to = args.generation.or(before);
             let kept: Vec<String> = info.kept.keys().map(ToString::to_string).collect();
             // Named, so that a repeat after a lost answer does not go back once more.
             let generation = match to {
-                Some(to) if info.kept.contains_key(&to) => to,
+                Some(to) if info.kept.contains_key(&to) || Some(to) == before => to,
                 Some(to) => return Err(Problem::unknown("generation", to, &kept)),
                 None => {
                     return Err(Problem::new("this node has nothing to go back to", "`tribune local show` lists what it keeps"));

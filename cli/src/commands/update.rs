@@ -44,6 +44,12 @@ pub async fn update(context: &mut Context, command: UpdateCommand) -> Done {
             show_done(context, &format!("{update} is called off; what has changed goes back"));
             Ok(Exit::Done)
         }
+        UpdateCommand::Persist { update, watch } => {
+            context.update(update, None).await?;
+            context.order(UserCommand::Persist { update }).await?;
+            show_done(context, &format!("{update} is persisted: its nodes install what runs"));
+            if watch { watch::watch(context, update).await } else { Ok(Exit::Done) }
+        }
     }
 }
 

@@ -24,7 +24,7 @@ pub async fn watch(context: &mut Context, update: UpdateId) -> Done {
         if changed {
             tell(context, before.as_ref(), &info);
         }
-        if let Some(exit) = Exit::at(&info.update.phase) {
+        if let Some(exit) = Exit::at(&info.update) {
             if context.print.is_live() {
                 live("");
             }
@@ -57,7 +57,7 @@ fn tell(context: &Context, before: Option<&UpdateInfo>, info: &UpdateInfo) {
 /// The line that a terminal shows while the update goes on.
 fn status(info: &UpdateInfo) -> String {
     let Some(waiting) = &info.waiting else { return String::new() };
-    let settled = info.update.nodes.values().filter(|node| node.step == Step::Settled).count();
+    let settled = info.update.nodes.values().filter(|node| matches!(node.step, Step::Settled | Step::Persisted)).count();
     let nodes = count(info.update.nodes.len(), "node");
     let waits = clean(&text::waiting_for(&waiting.waiting_for));
     // Longer than most terminals are wide would leave pieces behind.

@@ -6,6 +6,7 @@ use serde::Serialize;
 use tribune_messages::api::{ClassInfo, LogText, NodeInfo, ProcessInfo, Status};
 use tribune_raft_store::model::{Event, RaftRole};
 
+use super::local::EphemeralView;
 use super::word;
 
 /// `status`.
@@ -73,6 +74,7 @@ pub struct NodeView {
     generation: u64,
     kept_generations: Vec<u64>,
     packages: BTreeMap<String, String>,
+    ephemeral: Option<EphemeralView>,
     should: BTreeMap<String, String>,
     modules: BTreeMap<String, String>,
     desired: BTreeMap<String, DesiredView>,
@@ -92,7 +94,7 @@ pub struct DesiredView {
 impl NodeView {
     /// The view of a node.
     pub fn of(info: &NodeInfo) -> Self {
-        let NodeInfo { node, connected, master, packages, should } = info;
+        let NodeInfo { node, connected, master, packages, runs, should } = info;
         let desired = node.desired.iter().map(|(key, desired)| {
             let tribune_raft_store::model::Desired { value, required } = desired.clone();
             (key.to_string(), DesiredView { value, required })
@@ -109,6 +111,11 @@ impl NodeView {
             generation: node.current.number,
             kept_generations: node.kept.keys().copied().collect(),
             packages: texts(packages),
+            ephemeral: node.ephemeral.as_ref().map(|ephemeral| EphemeralView {
+                update: ephemeral.update.to_string(),
+                packages: texts(runs),
+                modules: texts(&ephemeral.modules),
+            }),
             should: texts(should),
             modules: texts(&node.current.modules),
             desired: desired.collect(),

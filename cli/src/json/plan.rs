@@ -97,6 +97,7 @@ fn blocker(blocker: &Blocker) -> BlockerView {
         Blocker::NodeAway { .. } => "node_away",
         Blocker::Drift { .. } => "drift",
         Blocker::NothingToRegress { .. } => "nothing_to_regress",
+        Blocker::Ephemeral { .. } => "ephemeral",
         Blocker::NothingToDo { .. } => "nothing_to_do",
     };
     BlockerView { kind: kind.into(), text: blocker.to_string() }

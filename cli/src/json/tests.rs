@@ -73,7 +73,7 @@ fn a_vetoed_update_is_this_document() {
     let planned = json!({ "changes": [change], "modules": { "billing/billingd": "07".repeat(32) }, "from_local_storage": false });
     let node = |ballots: Value| {
         json!({
-            "step": "voted", "since_at": 5000, "round": 1, "changed": false, "generation_before": 3, "failure": null,
+            "step": "voted", "since_at": 5000, "round": 1, "changed": false, "generation_before": 3, "failure": null, "restarted": false,
             "changes": [change], "ballots": ballots
         })
     };
@@ -93,7 +93,8 @@ fn a_vetoed_update_is_this_document() {
             "targets": { "nodes": { "n1": ["billing@2.0.0"], "n2": ["billing@2.0.0"] }, "classes": {} },
             "options": {
                 "strategy": "rolling", "on_failure": "regress_all", "decide_within_ms": 604_800_000, "max_defer_ms": 600_000,
-                "skip_away": false, "accept_discrepancies": [], "again": false, "allow_drift": false, "force": null
+                "skip_away": false, "accept_discrepancies": [], "again": false, "allow_drift": false, "force": null,
+                "ephemeral": false
             },
             "waiting": {
                 "waiting_for": "decision", "since_at": 5000, "updates": [], "nodes": [],
@@ -148,7 +149,7 @@ fn nodes_processes_and_events_are_these_documents() {
         &json!({
             "name": "n1", "peer": "peer", "connected": true, "master": true, "role": "voter", "class": null,
             "platform": "linux/amd64", "version": "0.1.0", "generation": 2, "kept_generations": [1],
-            "packages": { "billing": "2.0.0" }, "should": { "billing": "2.0.0" }, "modules": {},
+            "packages": { "billing": "2.0.0" }, "ephemeral": null, "should": { "billing": "2.0.0" }, "modules": {},
             "desired": { "role": { "value": "edge", "required": false } }, "discovered": {}, "control_addresses": [],
             "data_addresses": [], "joined_at": 500
         }),

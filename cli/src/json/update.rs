@@ -63,6 +63,8 @@ fn phase(phase: &Phase) -> (String, Option<u32>, Option<&'static str>) {
         Phase::Wave { wave } => ("wave", Some(wave + 1), None),
         Phase::Held { wave } => ("held", Some(wave + 1), None),
         Phase::Verifying => ("verifying", None, None),
+        Phase::Unpersisted => ("unpersisted", None, None),
+        Phase::Persisting => ("persisting", None, None),
         Phase::Regressing => ("regressing", None, None),
         Phase::Ended { outcome } => ("ended", None, Some(words::outcome(*outcome))),
     };
@@ -108,7 +110,7 @@ impl UpdateView {
             phase,
             wave,
             outcome,
-            exit: Exit::at(&update.phase).map(Exit::number),
+            exit: Exit::at(update).map(Exit::number),
             submitted_by: update.by.name.clone(),
             submitted_at: update.submitted.0,
             since_at: update.since.0,
@@ -156,6 +158,7 @@ struct OptionsView {
     again: bool,
     allow_drift: bool,
     force: Option<String>,
+    ephemeral: bool,
 }
 
 impl OptionsView {
@@ -170,6 +173,7 @@ impl OptionsView {
             again,
             allow_drift,
             force,
+            ephemeral,
         } = options;
         Self {
             strategy: word(strategy),
@@ -181,6 +185,7 @@ impl OptionsView {
             again: *again,
             allow_drift: *allow_drift,
             force: force.clone(),
+            ephemeral: *ephemeral,
         }
     }
 }
@@ -209,6 +214,8 @@ impl WaitingView {
                 ("changeover", vec![], nodes.iter().map(|(name, _)| name.to_string()).collect(), vec![])
             }
             WaitingFor::Check => ("check", vec![], vec![], vec![]),
+            WaitingFor::Persist { nodes } => ("persist", vec![], names(nodes), vec![]),
+            WaitingFor::Installing { nodes } => ("installing", vec![], names(nodes), vec![]),
             WaitingFor::Regress { nodes } => ("regress", vec![], names(nodes), vec![]),
             WaitingFor::Master => ("master", vec![], vec![], vec![]),
         };
@@ -225,13 +232,14 @@ struct ProgressView {
     changed: bool,
     generation_before: u64,
     failure: Option<String>,
+    restarted: bool,
     changes: Vec<ChangeView>,
     ballots: Vec<BallotView>,
 }
 
 impl ProgressView {
     fn of(update: &Update, name: &NodeName, node: &NodeProgress, names: &Names) -> Self {
-        let NodeProgress { step, since, round, ballots, changed, failure, before } = node;
+        let NodeProgress { step, since, round, ballots, changed, failure, before, restarted } = node;
         let plan = update.plan.as_ref().and_then(|plan| plan.nodes.get(name));
         Self {
             step: word(step),
@@ -240,6 +248,7 @@ impl ProgressView {
             changed: *changed,
             generation_before: *before,
             failure: failure.clone(),
+            restarted: *restarted,
             changes: plan.map(|plan| changes(plan, names)).unwrap_or_default(),
             ballots: ballots.iter().map(BallotView::of).collect(),
         }

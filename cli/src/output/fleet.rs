@@ -59,7 +59,11 @@ pub fn nodes(nodes: &[NodeInfo]) -> String {
         let class = info.node.class.as_ref().map(ToString::to_string).unwrap_or_default();
         let platform = info.node.facts.platform.to_string();
         let drift = if info.packages == info.should { "" } else { " (drift)" };
-        let packages = format!("{}{drift}", versions(&info.packages));
+        let runs = match &info.node.ephemeral {
+            Some(ephemeral) => format!(", until a restart {} ({})", versions(&info.runs), ephemeral.update),
+            None => String::new(),
+        };
+        let packages = format!("{}{drift}{runs}", versions(&info.packages));
         table.row([info.node.name.to_string(), state.into(), role.into(), or_dash(class), platform, packages]);
     }
     table.to_string()
@@ -67,7 +71,7 @@ pub fn nodes(nodes: &[NodeInfo]) -> String {
 
 /// `node show`.
 pub fn node(info: &NodeInfo) -> String {
-    let NodeInfo { node, connected, master, packages, should } = info;
+    let NodeInfo { node, connected, master, packages, runs, should } = info;
     let role = if *master { "master".to_owned() } else { raft_role(node.raft).to_owned() };
     let desired = node.desired.iter().map(|(key, desired)| {
         let required = if desired.required { " (required)" } else { "" };
@@ -87,6 +91,10 @@ pub fn node(info: &NodeInfo) -> String {
         ("version", node.facts.version.clone()),
         ("joined", time(node.joined)),
         ("packages", versions(packages)),
+        (
+            "runs until a restart",
+            node.ephemeral.as_ref().map_or_else(|| "-".into(), |by| format!("{}, by {}", versions(runs), by.update)),
+        ),
         ("should have", versions(should)),
         ("generation", node.current.number.to_string()),
         ("can go back to", list(node.kept.keys())),
@@ -150,8 +158,13 @@ pub fn generation(generation: &Generation, manifests: &Manifests) -> String {
 
 /// `local show`.
 pub fn local(info: &LocalInfo, manifests: &Manifests) -> String {
-    let LocalInfo { node, current, kept, manifests: _, open, failed } = info;
+    let LocalInfo { node, current, ephemeral, kept, manifests: _, open, failed } = info;
     let mut text = format!("node {node} is on {}\n", generation(current, manifests));
+    if let Some(ephemeral) = ephemeral {
+        let names = manifests.names();
+        let runs = list(ephemeral.packages.iter().map(|(name, id)| format!("{name}@{}", names.version(id))));
+        text.push_str(&format!("until it is restarted it runs {runs}, by {}\n", ephemeral.update));
+    }
     if !kept.is_empty() {
         text.push_str("\ncan go back to\n");
         for (number, older) in kept {

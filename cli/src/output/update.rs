@@ -90,6 +90,8 @@ pub fn waiting_for(waiting: &WaitingFor) -> String {
             format!("changeover on {}", list(nodes.iter().map(|(node, step)| format!("{node} ({step})"))))
         }
         WaitingFor::Check => "the master's check of what is installed".into(),
+        WaitingFor::Persist { nodes } => format!("somebody to persist what runs on {}, or to take it back", list(nodes)),
+        WaitingFor::Installing { nodes } => format!("what runs to be installed on {}", list(nodes)),
         WaitingFor::Regress { nodes } => format!("nodes to go back: {}", list(nodes)),
         WaitingFor::Master => "the master to tell the nodes".into(),
     }

@@ -29,7 +29,7 @@ use tribune_process::protocol::SOCKET_VARIABLE;
 use tribune_raft_store::model::{ModuleKind, NodeName, PackageName, Platform, Signature};
 
 use crate::affected::packages_needed;
-use crate::local::{Installed, InstalledModule, live_in, tree_in};
+use crate::local::{Installed, InstalledModule, Software, live_in};
 
 /// Where every child finds the system's programs, after those of its tree.
 const SYSTEM_PATH: [&str; 3] = ["/usr/local/bin", "/usr/bin", "/bin"];
@@ -42,12 +42,21 @@ const LONGEST_STOP_MS: u64 = 3_600_000;
 pub struct Folders {
     /// Local storage.
     pub local: PathBuf,
+    /// What ephemeral updates put beside it.
+    pub ephemeral: PathBuf,
     /// Where each module's output goes, as `PACKAGE.MODULE.log`.
     pub logs: PathBuf,
     /// The process socket.
     pub process_socket: PathBuf,
     /// What children have as `HOME`.
     pub home: PathBuf,
+}
+
+impl Folders {
+    /// Where what children run from has its modules, as `PACKAGE/MODULE`.
+    pub fn tree(&self, software: Software) -> PathBuf {
+        software.tree(&self.local, &self.ephemeral)
+    }
 }
 
 /// What is to be started, and on what node.
@@ -73,12 +82,12 @@ pub struct Launch<'a> {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LaunchError {
     /// It is not installed.
-    #[error("module {key} is not in generation {generation} of this node")]
+    #[error("module {key} is not in what runs on this node ({software})")]
     NotInstalled {
         /// The module.
         key: String,
-        /// The generation.
-        generation: u64,
+        /// What it should have been started from.
+        software: Software,
     },
     /// A path of the node's is not UTF-8, or has a `:`, and so cannot be in an argument or in `PATH`.
     #[error("{} cannot be told to a program; move the node's data to a path that is UTF-8 and has no ':'", .0.display())]
@@ -117,15 +126,15 @@ pub struct Command {
 pub struct ChildLabel {
     /// The module's signature.
     pub signature: Signature,
-    /// The generation it was started from, whose tree it needs as long as it runs.
-    pub generation: u64,
+    /// What it was started from, whose tree it needs as long as it runs.
+    pub software: Software,
     /// Its package's version.
     pub version: Version,
 }
 
 impl fmt::Display for ChildLabel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {}", self.signature, self.generation, self.version)
+        write!(f, "{} {} {}", self.signature, self.software, self.version)
     }
 }
 
@@ -142,7 +151,7 @@ impl FromStr for ChildLabel {
         let mut parse = || {
             let label = Self {
                 signature: words.next()?.parse().ok()?,
-                generation: words.next()?.parse().ok()?,
+                software: words.next()?.parse().ok()?,
                 version: words.next()?.parse().ok()?,
             };
             words.next().is_none().then_some(label)
@@ -166,7 +175,7 @@ pub fn child_spec(launch: &Launch<'_>) -> Result<Option<ChildSpec>, LaunchError>
     let log = launch.folders.logs.join(format!("{name}.{}.log", module.name));
     let label = ChildLabel {
         signature: module.signature,
-        generation: launch.installed.number(),
+        software: launch.installed.software(),
         version: found.package.manifest.version.clone(),
     };
     let within_ms = module.changeover.drain_within.as_millis().min(LONGEST_STOP_MS);
@@ -194,7 +203,7 @@ pub fn child_spec(launch: &Launch<'_>) -> Result<Option<ChildSpec>, LaunchError>
 /// The module is not installed, or the command is empty.
 pub fn command(launch: &Launch<'_>, words: &[String]) -> Result<Command, LaunchError> {
     let found = launch.module()?;
-    let tree = tree_in(&launch.folders.local, launch.installed.number());
+    let tree = launch.folders.tree(launch.installed.software());
     let folder = tree.join(found.package.manifest.name.as_str());
     let [first, rest @ ..] = words else { return Err(LaunchError::NoCommand(launch.key.to_owned())) };
     let (program, args) = match named_module(launch.installed, &found, first) {
@@ -214,7 +223,7 @@ pub fn command(launch: &Launch<'_>, words: &[String]) -> Result<Command, LaunchE
 
 impl Launch<'_> {
     fn module(&self) -> Result<InstalledModule<'_>, LaunchError> {
-        let missing = || LaunchError::NotInstalled { key: self.key.to_owned(), generation: self.installed.number() };
+        let missing = || LaunchError::NotInstalled { key: self.key.to_owned(), software: self.installed.software() };
         self.installed.module(self.key).ok_or_else(missing)
     }
 }
@@ -245,7 +254,7 @@ fn runner<'a>(launch: &Launch<'a>, platform: &Platform) -> Option<(&'a String, &
 }
 
 fn environment(launch: &Launch<'_>, found: &InstalledModule<'_>, tree: &Path) -> Result<BTreeMap<String, String>, LaunchError> {
-    let Folders { local, logs: _, process_socket, home } = launch.folders;
+    let Folders { local, ephemeral: _, logs: _, process_socket, home } = launch.folders;
     let own = &found.package.manifest.name;
     let here = |package: &&PackageName| launch.installed.package_named(package).is_some();
     let mut path = Vec::new();

@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -85,6 +86,28 @@ impl Process {
     pub(crate) fn has_ended(&self) -> io::Result<bool> {
         let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
         Ok(rustix::io::retry_on_intr(|| poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })))? > 0)
+    }
+
+    /// Whether it was killed and only has not come to its end yet: its threads are still leaving.
+    pub(crate) fn is_dying(&self) -> io::Result<bool> {
+        let folder = format!("/proc/{}", self.id.pid);
+        let read = |file: &str| match fs::read(format!("{folder}/{file}")) {
+            Ok(bytes) => Ok(bytes),
+            // It has ended meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => {
+                Ok(Vec::new())
+            }
+            Err(error) => Err(error),
+        };
+        let (stat, status) = (read("stat")?, read("status")?);
+        Ok(self.has_ended()? || is_exiting(&stat) || has_kill_pending(&String::from_utf8_lossy(&status)))
+    }
+
+    /// Waits until it has ended, at most so long; says whether it has.
+    pub(crate) fn wait_for_end(&self, within: Duration) -> io::Result<bool> {
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let within = Timespec { tv_sec: within.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: within.subsec_nanos().into() };
+        Ok(rustix::io::retry_on_intr(|| poll(&mut fds, Some(&within)))? > 0)
     }
 
     /// Sends a signal to the process; nothing when it has ended.
@@ -206,6 +229,19 @@ fn stat_field(stat: &[u8], number: usize) -> Option<u64> {
     rest.split_ascii_whitespace().nth(number.checked_sub(3)?)?.parse().ok()
 }
 
+/// Whether `/proc/PID/stat` is that of a process that leaves: a zombie, or with `PF_EXITING` (0x4, linux/sched.h) in its flags.
+fn is_exiting(stat: &[u8]) -> bool {
+    let zombie =
+        stat.iter().rposition(|byte| *byte == b')').and_then(|end| stat.get(end + 2)).is_some_and(|state| *state == b'Z');
+    zombie || stat_field(stat, 9).is_some_and(|flags| flags & 0x4 != 0)
+}
+
+/// Whether `/proc/PID/status` shows a SIGKILL (bit 8) that was sent and not acted on yet.
+fn has_kill_pending(status: &str) -> bool {
+    let masks = status.lines().filter_map(|line| line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:")));
+    masks.filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok()).any(|mask| mask & (1 << 8) != 0)
+}
+
 /// Whether this process has a terminal that can hang up.
 pub(crate) fn has_terminal() -> bool {
     fs::read("/proc/self/stat").ok().and_then(|stat| stat_field(&stat, 7)).is_some_and(|tty| tty != 0)
@@ -246,6 +282,32 @@ mod tests {
         assert_eq!(stat_field(stat, 7), Some(0));
         assert_eq!(stat_field(b"77 (cat", 22), None);
         assert_eq!(stat_field(b"", 22), None);
+    }
+
+    #[test]
+    fn a_process_that_was_killed_is_dying_before_it_has_ended_and_no_other_is() {
+        let child = Command::new("sleep").arg("60").process_group(0).spawn().unwrap();
+        let mut process = Process::of_child(child.id()).unwrap();
+        assert!(!process.is_dying().unwrap());
+        process.signal(Signal::STOP).unwrap();
+        assert!(!process.is_dying().unwrap(), "a stopped one goes on");
+        process.signal(Signal::KILL).unwrap();
+        // Whether it has ended by now or not.
+        assert!(process.is_dying().unwrap());
+        assert!(process.wait_for_end(Duration::from_secs(20)).unwrap());
+        assert_eq!(wait_until_ended(&mut process), Exit::Signal(9));
+    }
+
+    #[test]
+    fn what_a_dying_process_looks_like() {
+        let stat = |state: &str, flags: &str| format!("77 (a) b) {state} 1 76 76 0 -1 {flags} 1 0 0 0");
+        assert!(is_exiting(stat("Z", "4194560").as_bytes()) && is_exiting(stat("R", "4194564").as_bytes()));
+        assert!(!is_exiting(stat("R", "4194560").as_bytes()) && !is_exiting(b""));
+        let status =
+            |thread: &str, all: &str| format!("Name:\tx\nSigPnd:\t{thread}\nShdPnd:\t{all}\nSigBlk:\t0000000000000100\n");
+        assert!(has_kill_pending(&status("0000000000000100", "0000000000000000")));
+        assert!(has_kill_pending(&status("0000000000000000", "0000000000000100")));
+        assert!(!has_kill_pending(&status("0000000000000000", "0000000000004000")));
     }
 
     #[test]

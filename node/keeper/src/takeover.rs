@@ -12,6 +12,9 @@ use crate::protocol::{Exit, KeeperStart};
 use crate::sockets::Found;
 use crate::state::{Saved, SavedChild, SavedPhase};
 
+/// How long a process that was killed may take to leave. The system frees its memory first.
+const LEAVING: Duration = Duration::from_secs(10);
+
 /// What a keeper begins with.
 #[derive(Debug)]
 pub(crate) struct Beginning {
@@ -35,9 +38,20 @@ pub(crate) fn begin(saved: Option<Saved>, children: &mut Children, now: Moment) 
     Ok(Beginning { began: KeeperStart::NodeRestart, run: unique_id()?, agent: None })
 }
 
+/// Whether anything of it lives. What was killed together with its keeper, and is only leaving, does not: it is waited for.
 fn anyone_lives(saved: &Saved) -> io::Result<bool> {
+    let mut living = Vec::new();
     for process in saved.processes() {
-        if Process::adopt(process)?.is_some() {
+        living.extend(Process::adopt(process)?);
+    }
+    for process in &living {
+        if !process.is_dying()? {
+            return Ok(true);
+        }
+    }
+    for process in &living {
+        if !process.wait_for_end(LEAVING)? {
+            tracing::warn!(process = %process.id(), "a process was killed and does not end");
             return Ok(true);
         }
     }

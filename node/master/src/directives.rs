@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use tribune_messages::node::{Directive, Overruling, Want};
+use tribune_messages::node::{Directive, Keep, Overruling, Want};
 use tribune_raft_store::model::{
     Decision, NodeName, NodePlan, NodeProgress, OnFailure, Outcome, Phase, Span, Step, Update, UpdateId, UpdateKind,
 };
@@ -44,6 +44,7 @@ fn directive(record: &Record, node: &NodeName, id: UpdateId) -> Option<Directive
         plan,
         manifests,
         max_defer: update.request.options.max_defer,
+        keep: if update.request.options.ephemeral { Keep::UntilRestart } else { Keep::Installed },
         overruled: overruled(update, node, progress),
     })
 }
@@ -59,6 +60,7 @@ fn ending(update: UpdateId, want: Want) -> Directive {
         plan: NodePlan::default(),
         manifests: Vec::new(),
         max_defer: Span::from_millis(0),
+        keep: Keep::Installed,
         overruled: Vec::new(),
     }
 }
@@ -78,10 +80,12 @@ fn want(update: &Update, name: &NodeName, node: &NodeProgress) -> Want {
         Phase::Distributing if node.step < Step::Staged => Want::Staged,
         Phase::Distributing => Want::Hold,
         Phase::Wave { wave } => in_wave(update, *wave, name, node),
-        Phase::Held { .. } | Phase::Verifying => match node.step {
+        Phase::Held { .. } | Phase::Verifying | Phase::Unpersisted => match node.step {
             Step::Go | Step::Started | Step::Settled => Want::Settled,
             _ => Want::Hold,
         },
+        Phase::Persisting if node.step == Step::Settled => Want::Persisted,
+        Phase::Persisting => Want::Hold,
         Phase::Regressing if node.changed && node.step != Step::Regressed => regress(update, node),
         Phase::Regressing => Want::Hold,
         Phase::Ended { outcome } => Want::Ended { outcome: *outcome, reason: update.reason.clone() },
@@ -92,7 +96,7 @@ fn in_wave(update: &Update, wave: u32, name: &NodeName, node: &NodeProgress) -> 
     let waves = update.plan.iter().flat_map(|plan| &plan.waves);
     let has_come = waves.take(wave as usize + 1).any(|nodes| nodes.contains(name));
     match node.step {
-        Step::Go | Step::Started | Step::Settled => Want::Settled,
+        Step::Go | Step::Started | Step::Settled | Step::Persisted => Want::Settled,
         // It was taken for lost after its go, and the others went on: when it is back, it goes back.
         Step::Failed if node.changed && update.request.options.on_failure == OnFailure::RegressNode => regress(update, node),
         Step::Regressed | Step::Failed | Step::Away => Want::Hold,

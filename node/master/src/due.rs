@@ -87,6 +87,7 @@ fn away(record: &Record, update: &Update, liveness: &Liveness, now: MasterClock)
 fn can_go_away(update: &Update, node: &NodeProgress) -> bool {
     match update.phase {
         Phase::Regressing => node.changed && !matches!(node.step, Step::Regressed | Step::Failed),
+        Phase::Persisting => node.step <= Step::Settled,
         _ => node.step < Step::Settled,
     }
 }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use tribune_raft_store::model::{Generation, Manifest, Module, NodeName, NodePlan, PackageId, PlannedModule};
+use tribune_raft_store::model::{Manifest, Module, Node, NodeName, NodePlan, PackageId, PackageName, PlannedModule, Signature};
 use tribune_raft_store::record::Record;
 
 /// A module that a node has.
@@ -40,9 +40,10 @@ pub(crate) struct Installed<'a> {
 }
 
 impl<'a> Installed<'a> {
-    /// What is really installed, as the nodes said.
+    /// What is really there, installed or until a restart, as the nodes said.
     pub fn now(record: &'a Record) -> Self {
-        Self { nodes: record.nodes().iter().map(|(name, node)| (name, modules_of(record, &node.current))).collect() }
+        let has = |node: &Node| modules_of(record, node.packages(), node.modules());
+        Self { nodes: record.nodes().iter().map(|(name, node)| (name, has(node))).collect() }
     }
 
     /// What would be installed once these nodes have what is planned for them.
@@ -60,15 +61,20 @@ impl<'a> Installed<'a> {
     }
 }
 
-/// The modules of a generation. What the package store does not know is left out.
-pub(crate) fn modules_of<'a>(record: &'a Record, generation: &Generation) -> Vec<Has<'a>> {
+/// The modules of these packages that have these signatures, by `package/module`. What the package store does not know is
+/// left out.
+pub(crate) fn modules_of<'a>(
+    record: &'a Record,
+    packages: &BTreeMap<PackageName, PackageId>,
+    signatures: &BTreeMap<String, Signature>,
+) -> Vec<Has<'a>> {
     let mut modules: Vec<Has<'a>> = Vec::new();
-    for id in generation.packages.values() {
+    for id in packages.values() {
         let Some(package) = record.packages().get(id) else { continue };
         let manifest = &package.manifest;
         for (index, module) in (0..).zip(&manifest.modules) {
             let has = Has { id: *id, manifest, index, module };
-            let there = generation.modules.get(&has.path()) == Some(&module.signature);
+            let there = signatures.get(&has.path()) == Some(&module.signature);
             // Variants of a module may have the same bytes: a node has it once.
             let twice = modules.iter().rev().take_while(|other| other.id == *id).any(|other| other.module.name == module.name);
             if there && !twice {

@@ -35,7 +35,7 @@ pub fn verdict(record: &Record, update: &Update) -> Vec<Discrepancy> {
     };
     let mut all: BTreeSet<Discrepancy> = discrepancies(record).into_iter().filter(touches).collect();
     for (name, node) in &plan.nodes {
-        if update.nodes.get(name).is_some_and(|progress| progress.step == Step::Settled) {
+        if update.nodes.get(name).is_some_and(|progress| matches!(progress.step, Step::Settled | Step::Persisted)) {
             all.extend(not_as_planned(record, name, node));
         }
     }
@@ -46,13 +46,13 @@ pub fn verdict(record: &Record, update: &Update) -> Vec<Discrepancy> {
 fn not_as_planned(record: &Record, name: &NodeName, plan: &NodePlan) -> Vec<Discrepancy> {
     let Some(node) = record.nodes().get(name) else { return Vec::new() };
     let found = |signature: Option<&Signature>| signature.map_or("nothing".to_owned(), |s| format!("signature {}", s.short()));
-    let differs = plan.modules.iter().filter(|(path, module)| node.current.modules.get(*path) != Some(&module.signature));
+    let differs = plan.modules.iter().filter(|(path, module)| node.modules().get(*path) != Some(&module.signature));
     differs
         .map(|(path, module)| Discrepancy {
             node: name.clone(),
             module: path.clone(),
             needs: format!("signature {}", module.signature.short()),
-            found: found(node.current.modules.get(path)),
+            found: found(node.modules().get(path)),
             scope: Scope::WithinNode,
         })
         .collect()

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use tribune_raft_store::command::{Accepted, Rejection, SignedOrder, UserCommand};
 use tribune_raft_store::model::{
-    Class, ClusterId, Event, Generation, Node, NodeName, PackageId, PackageName, PeerId, Plan, ProcessRef, RequestId, Role, Span,
-    Timestamp, Update, UpdateId, UpdateRequest,
+    Class, ClusterId, Ephemeral, Event, Generation, Node, NodeName, PackageId, PackageName, PeerId, Plan, ProcessRef, RequestId,
+    Role, Span, Timestamp, Update, UpdateId, UpdateRequest,
 };
 use tribune_raft_store::record::Waiting;
 
@@ -275,6 +275,8 @@ pub struct NodeInfo {
     pub master: bool,
     /// What it has, by package: name and version.
     pub packages: BTreeMap<PackageName, String>,
+    /// What runs there, by package: name and version. It is what it has, unless an ephemeral update runs.
+    pub runs: BTreeMap<PackageName, String>,
     /// What it should have, by package: name and version.
     pub should: BTreeMap<PackageName, String>,
 }
@@ -370,6 +372,9 @@ pub struct LocalInfo {
     pub node: NodeName,
     /// What is installed.
     pub current: Generation,
+    /// What runs in its place, until the node is restarted.
+    #[serde(default)]
+    pub ephemeral: Option<Ephemeral>,
     /// The generations it can go back to, by number.
     pub kept: BTreeMap<u64, Generation>,
     /// The canonical manifests of all packages in these, by id.

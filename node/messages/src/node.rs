@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use tribune_raft_store::model::{
-    Facts, Generation, NodeName, NodePlan, NodeReport, Outcome, ProcessRef, Span, UpdateId, UpdateKind,
+    Ephemeral, Facts, Generation, NodeName, NodePlan, NodeReport, Outcome, ProcessRef, Span, UpdateId, UpdateKind,
 };
 
 use crate::trust::ClusterView;
@@ -53,6 +53,9 @@ pub struct NodeState {
     pub facts: Facts,
     /// What is installed.
     pub current: Generation,
+    /// What runs in its place, until the node is restarted.
+    #[serde(default)]
+    pub ephemeral: Option<Ephemeral>,
     /// The other generations it keeps, by number.
     pub kept: BTreeMap<u64, Generation>,
     /// The updates it knows of whose end it has not heard of.
@@ -121,8 +124,22 @@ pub struct Directive {
     pub manifests: Vec<String>,
     /// How long processes may defer, all in all.
     pub max_defer: Span,
+    /// How long the node keeps what it is given.
+    #[serde(default)]
+    pub keep: Keep,
     /// The vetoes on this node that a user went past.
     pub overruled: Vec<Overruling>,
+}
+
+/// How long a node keeps what an update gives it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Keep {
+    /// It is installed: a node restart starts it.
+    #[default]
+    Installed,
+    /// It runs until the node is restarted, outside local storage, or until it is persisted.
+    UntilRestart,
 }
 
 /// What a node should come to in one update.
@@ -139,6 +156,8 @@ pub enum Want {
     Ready,
     /// The new modules run, and have held for the settle time.
     Settled,
+    /// What runs until a restart is installed.
+    Persisted,
     /// The old modules run again.
     Regressed {
         /// Why; the processes are told.

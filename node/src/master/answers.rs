@@ -14,6 +14,7 @@ pub(super) fn nodes(record: &Record, connected: &BTreeSet<NodeName>, master: &No
         connected: connected.contains(&node.name),
         master: node.name == *master,
         packages: versions(record, &node.current.packages),
+        runs: versions(record, node.packages()),
         should: versions(record, &node.should),
         node: node.clone(),
     };

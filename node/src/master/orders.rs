@@ -84,6 +84,7 @@ impl Reign {
             | UserCommand::SetClass { .. }
             | UserCommand::Decide { .. }
             | UserCommand::Cancel { .. }
+            | UserCommand::Persist { .. }
             | UserCommand::SetPrincipal { .. } => self.send(order, None).await,
         }
     }

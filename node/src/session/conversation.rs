@@ -65,6 +65,7 @@ impl<A: Acting> Session<A> {
         let state = NodeState {
             facts: facts(&self.settings, &self.control, &self.data),
             current: standing.current.clone(),
+            ephemeral: standing.ephemeral.clone(),
             kept: standing.kept.clone(),
             open: standing.updates.keys().copied().collect(),
         };

@@ -148,6 +148,25 @@ impl BlobStore {
         }
     }
 
+    /// Takes a blob that another store on this machine has: the same file where both lie on one file system, else a copy. `false`
+    /// when that store has none, or its copy is damaged.
+    ///
+    /// # Errors
+    /// The disk cannot be read or written.
+    pub async fn take_from(&self, other: &BlobStore, signature: &Hash) -> Result<bool, BlobError> {
+        if other.verify(signature).await? != Condition::Sound {
+            return Ok(false);
+        }
+        let (inner, from, hash) = (self.inner.clone(), other.path(signature), *signature);
+        if blocking(move || inner.link(&from, &hash)).await? {
+            return Ok(true);
+        }
+        let path = other.path(signature);
+        let copy = tokio::fs::File::open(&path).await.map_err(io_at("open", &path))?;
+        self.import(copy, u64::MAX, Some(*signature)).await?;
+        Ok(true)
+    }
+
     /// Opens the blob for reading from `offset`; the reader checks all of it while it is read.
     ///
     /// # Errors
@@ -195,6 +214,18 @@ impl Inner {
 
     pub(super) fn partial(&self, signature: &Hash) -> PathBuf {
         self.folder.join(PARTIAL).join(signature.to_hex().as_str())
+    }
+
+    /// Gives a whole, fsynced file a second name here; `false` when it lies on another file system.
+    fn link(&self, from: &Path, signature: &Hash) -> Result<bool, BlobError> {
+        let fresh = self.folder.join(INCOMING).join(format!("{:032x}", rand::random::<u128>()));
+        match fs::hard_link(from, &fresh) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::CrossesDevices => return Ok(false),
+            Err(e) => return Err(io_at("link", from)(e)),
+        }
+        self.put_in_place(&fresh, signature)?;
+        Ok(true)
     }
 
     /// Moves a whole, fsynced file to its place. Several may come at once with the same bytes: any of them will do.

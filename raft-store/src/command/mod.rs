@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 pub use rejection::Rejection;
 
 use crate::model::{
-    CharacteristicKey, ClassName, ClusterId, Decision, Desired, Discrepancy, Facts, Generation, KeySignature, NodeName,
-    NodeReport, PackageId, PeerId, Plan, PrincipalName, PublicKey, Receipt, RequestId, Role, Signature, Span, Timestamp,
-    UpdateId, UpdateRequest,
+    CharacteristicKey, ClassName, ClusterId, Decision, Desired, Discrepancy, Ephemeral, Facts, Generation, KeySignature,
+    NodeName, NodeReport, PackageId, PeerId, Plan, PrincipalName, PublicKey, Receipt, RequestId, Role, Signature, Span,
+    Timestamp, UpdateId, UpdateRequest,
 };
 
 /// The longest signed order, in bytes of its JSON.
@@ -211,6 +211,11 @@ pub enum UserCommand {
         /// Which.
         update: UpdateId,
     },
+    /// Install what an ephemeral update runs.
+    Persist {
+        /// Which.
+        update: UpdateId,
+    },
     /// Add a principal, or change its role.
     SetPrincipal {
         /// Its key.
@@ -232,7 +237,8 @@ impl UserCommand {
             | UserCommand::SetClass { .. }
             | UserCommand::Submit { .. }
             | UserCommand::Decide { .. }
-            | UserCommand::Cancel { .. } => Role::Operator,
+            | UserCommand::Cancel { .. }
+            | UserCommand::Persist { .. } => Role::Operator,
         }
     }
 }
@@ -284,6 +290,9 @@ pub enum MasterCommand {
         facts: Facts,
         /// What is installed.
         current: Generation,
+        /// What runs in its place.
+        #[serde(default)]
+        ephemeral: Option<Ephemeral>,
         /// What it could regress to.
         kept: BTreeMap<u64, Generation>,
     },

@@ -134,6 +134,17 @@ pub struct Generation {
     pub modules: BTreeMap<String, Signature>,
 }
 
+/// What runs on a node until it is restarted, and is not installed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ephemeral {
+    /// The update that started it.
+    pub update: UpdateId,
+    /// The version of each package, those that are installed among them.
+    pub packages: BTreeMap<PackageName, PackageId>,
+    /// The signature of each module, by `package/module`.
+    pub modules: BTreeMap<String, Signature>,
+}
+
 /// A node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
@@ -153,6 +164,9 @@ pub struct Node {
     pub raft: RaftRole,
     /// What is installed there.
     pub current: Generation,
+    /// What runs there in the place of what is installed.
+    #[serde(default)]
+    pub ephemeral: Option<Ephemeral>,
     /// The other generations it keeps, by number: what it can regress to without any network.
     pub kept: BTreeMap<u64, Generation>,
     /// What it should have: changes at an update's completion or a user's regress.
@@ -163,6 +177,18 @@ pub struct Node {
     pub joined: Timestamp,
     /// The log index of the last change that a plan could depend on.
     pub version: u64,
+}
+
+impl Node {
+    /// The version of each package that runs there, installed or not.
+    pub fn packages(&self) -> &BTreeMap<PackageName, PackageId> {
+        self.ephemeral.as_ref().map_or(&self.current.packages, |ephemeral| &ephemeral.packages)
+    }
+
+    /// The signature of each module that runs there or is at hand to what runs, by `package/module`.
+    pub fn modules(&self) -> &BTreeMap<String, Signature> {
+        self.ephemeral.as_ref().map_or(&self.current.modules, |ephemeral| &ephemeral.modules)
+    }
 }
 
 /// Nodes that have the same software configuration.
@@ -299,6 +325,8 @@ pub enum EventKind {
     NodeFailed,
     /// A node went away.
     NodeAway,
+    /// A node was restarted, and what was not installed there is gone.
+    NodeRestarted,
     /// A discrepancy was found.
     Discrepancy,
     /// A principal or token was added.

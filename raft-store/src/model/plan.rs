@@ -165,6 +165,14 @@ pub enum Blocker {
         /// Of what, beginning with a blank; may be empty.
         what: String,
     },
+    /// What runs there is not installed, so there is nothing installed to go back from.
+    #[error("on node {node}, {update} runs and is not installed; take it back with `tribune update cancel {update}`")]
+    Ephemeral {
+        /// The node.
+        node: NodeName,
+        /// The ephemeral update.
+        update: UpdateId,
+    },
     /// Nothing would change.
     #[error("nothing would change: {what}")]
     NothingToDo {

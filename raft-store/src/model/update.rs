@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::fleet::Generation;
+use super::fleet::{Ephemeral, Generation};
 use super::ids::{ApiName, ClassName, NodeName, PackageId, PublicKey, RequestId, Span, Timestamp, UpdateId};
 use super::plan::{Discrepancy, Plan};
 
@@ -64,6 +64,8 @@ pub struct UpdateOptions {
     pub allow_drift: bool,
     /// A regress that overrules vetoes from the start.
     pub force: Option<String>,
+    /// What is installed is not kept: it runs until the node is restarted, or a user takes it back.
+    pub ephemeral: bool,
 }
 
 impl Default for UpdateOptions {
@@ -78,6 +80,7 @@ impl Default for UpdateOptions {
             again: false,
             allow_drift: false,
             force: None,
+            ephemeral: false,
         }
     }
 }
@@ -175,6 +178,10 @@ pub enum Phase {
     },
     /// All changed over: the master checks what is installed.
     Verifying,
+    /// Everything runs, and nothing of it is installed: it waits for a user who persists it or takes it back.
+    Unpersisted,
+    /// Nodes install what runs.
+    Persisting,
     /// Nodes that changed go back.
     Regressing,
     /// It is over.
@@ -202,6 +209,8 @@ impl fmt::Display for Phase {
             Phase::Wave { wave } => return f.pad(&format!("wave {}", wave + 1)),
             Phase::Held { .. } => "held",
             Phase::Verifying => "verifying",
+            Phase::Unpersisted => "unpersisted",
+            Phase::Persisting => "persisting",
             Phase::Regressing => "regressing",
             Phase::Ended { outcome } => return fmt::Display::fmt(outcome, f),
         };
@@ -260,6 +269,9 @@ pub struct NodeProgress {
     pub failure: Option<String>,
     /// The generation it was on when the update began.
     pub before: u64,
+    /// Whether it was a restart of the node that took it back, and nobody's wish.
+    #[serde(default)]
+    pub restarted: bool,
 }
 
 /// A node's step. Later ones compare greater.
@@ -284,6 +296,8 @@ pub enum Step {
     Started,
     /// They held for the settle time.
     Settled,
+    /// What ran for a while is installed.
+    Persisted,
     /// It went back.
     Regressed,
     /// It failed.
@@ -304,6 +318,7 @@ impl fmt::Display for Step {
             Step::Go => "go",
             Step::Started => "started",
             Step::Settled => "settled",
+            Step::Persisted => "persisted",
             Step::Regressed => "regressed",
             Step::Failed => "failed",
             Step::Away => "away",
@@ -419,9 +434,19 @@ pub enum NodeReport {
     Ready,
     /// The new modules run.
     Started,
-    /// They held; this generation is current.
+    /// They held, and run until the node is restarted: nothing was installed.
+    Running {
+        /// What runs.
+        software: Ephemeral,
+    },
+    /// They held, or what ran was installed; this generation is current.
     Settled {
         /// What is installed now.
+        current: Generation,
+    },
+    /// The node was restarted, which undid what was not installed.
+    Restarted {
+        /// What is installed.
         current: Generation,
     },
     /// It went back; this generation is current.

@@ -84,6 +84,7 @@ impl Record {
                 self.decide(at, update, ballot_revision, decision, evidence, author)
             }
             UserCommand::Cancel { update } => self.cancel(at, update, &author),
+            UserCommand::Persist { update } => self.persist(at, update, &author),
         }
     }
 
@@ -94,7 +95,9 @@ impl Record {
         match command {
             MasterCommand::Create(birth) => self.create(at, birth),
             MasterCommand::Join { token, node } => self.join(at, token, node),
-            MasterCommand::NodeState { node, facts, current, kept } => self.node_state(at, node, facts, current, kept),
+            MasterCommand::NodeState { node, facts, current, ephemeral, kept } => {
+                self.node_state(at, node, facts, (current, ephemeral.as_ref(), kept))
+            }
             MasterCommand::MakeStandby { node } => self.make_standby(at, node),
             MasterCommand::MakeVoter { node } => self.make_voter(at, node),
             MasterCommand::MakeMember { node } => self.make_member(at, node),

@@ -6,9 +6,9 @@ use super::Record;
 use super::apply::{About, At};
 use crate::command::{Accepted, Birth, Evidence, MAX_TOKEN_LIFE, NewNode, Rejection, Response};
 use crate::model::{
-    Author, CharacteristicKey, Class, ClassName, Cluster, Desired, EventKind, Facts, Generation, Manifest, Node, NodeName,
-    Package, PackageId, Principal, PrincipalName, PublicKey, RECORD_LEVEL, RaftRole, Receipt, Role, Settings, Signature, Span,
-    Token,
+    Author, CharacteristicKey, Class, ClassName, Cluster, Desired, Ephemeral, EventKind, Facts, Generation, Manifest, Node,
+    NodeName, Package, PackageId, Principal, PrincipalName, PublicKey, RECORD_LEVEL, RaftRole, Receipt, Role, Settings,
+    Signature, Span, Token,
 };
 
 /// The most nodes a cluster has.
@@ -86,20 +86,18 @@ impl Record {
         at: At,
         name: &NodeName,
         facts: &Facts,
-        current: &Generation,
-        kept: &BTreeMap<u64, Generation>,
+        (current, ephemeral, kept): (&Generation, Option<&Ephemeral>, &BTreeMap<u64, Generation>),
     ) -> Response {
         check_facts(facts)?;
         let mut node = self.node(name)?.clone();
-        if node.facts == *facts && node.current == *current && node.kept == *kept {
+        let same_software = node.current == *current && node.ephemeral.as_ref() == ephemeral && node.kept == *kept;
+        if node.facts == *facts && same_software {
             return Ok(Accepted::Done);
         }
-        let plannable = node.facts.platform != facts.platform
-            || node.facts.discovered != facts.discovered
-            || node.current != *current
-            || node.kept != *kept;
+        let plannable = node.facts.platform != facts.platform || node.facts.discovered != facts.discovered || !same_software;
         node.facts = facts.clone();
         node.current = current.clone();
+        node.ephemeral = ephemeral.cloned();
         node.kept = kept.clone();
         if plannable {
             node.version = at.index;
@@ -302,6 +300,7 @@ fn new_node(at: At, new: &NewNode) -> Node {
         facts: new.facts.clone(),
         raft: RaftRole::Member,
         current: Generation::default(),
+        ephemeral: None,
         kept: BTreeMap::new(),
         should: BTreeMap::new(),
         local_commands: Role::Viewer,

@@ -9,8 +9,8 @@ use super::Record;
 use super::apply::{About, At};
 use crate::command::{Accepted, Rejection, Response};
 use crate::model::{
-    Answer, BallotCast, Discrepancy, EventKind, Generation, LEFT_OUT_AWAY, LEFT_OUT_BY_DECISION, NodeName, NodeProgress,
-    NodeReport, OnFailure, Outcome, Phase, ProcessRef, Step, Tombstone, TombstoneKey, Update, UpdateId, UpdateKind,
+    Answer, BallotCast, Discrepancy, Ephemeral, EventKind, Generation, LEFT_OUT_AWAY, LEFT_OUT_BY_DECISION, NodeName,
+    NodeProgress, NodeReport, OnFailure, Outcome, Phase, ProcessRef, Step, Tombstone, TombstoneKey, Update, UpdateId, UpdateKind,
 };
 
 /// The most processes of a node that are asked.
@@ -31,7 +31,7 @@ impl Record {
         let update = self.update(id)?;
         let progress = update.nodes.get(name).ok_or(Rejection::Outdated)?;
         let about_this = update.plan.as_ref().is_some_and(|plan| plan.revision >= revision) && progress.round == round;
-        let went_back = matches!(report, NodeReport::Regressed { .. });
+        let went_back = matches!(report, NodeReport::Regressed { .. } | NodeReport::Restarted { .. });
         if update.phase.ended() || (!about_this && !went_back) {
             return Err(Rejection::Outdated);
         }
@@ -46,7 +46,9 @@ impl Record {
             NodeReport::Pending => self.step(at, id, name, &[Step::Staged], Step::Pending),
             NodeReport::Ready => self.step(at, id, name, &[Step::Staged, Step::Pending], Step::Ready),
             NodeReport::Started => self.step(at, id, name, &[Step::Go], Step::Started),
+            NodeReport::Running { software } => self.running(at, id, name, software),
             NodeReport::Settled { current } => self.settled(at, id, name, current),
+            NodeReport::Restarted { current } => self.restarted(at, id, name, current),
             NodeReport::Regressed { current, why } => self.regressed(at, id, name, current, why.as_deref()),
             NodeReport::Failed { step, why } => self.failed(at, id, name, *step, why),
         }?;
@@ -178,9 +180,72 @@ impl Record {
     }
 
     fn settled(&mut self, at: At, id: UpdateId, name: &NodeName, current: &Generation) -> Result<(), Rejection> {
+        let update = self.update(id)?;
+        if update.request.options.ephemeral {
+            if update.phase != Phase::Persisting {
+                return Err(Rejection::Outdated);
+            }
+            self.step(at, id, name, &[Step::Settled], Step::Persisted)?;
+            self.installed(at, name, current)?;
+            return self.when_all_persisted(at, id);
+        }
         self.step(at, id, name, &[Step::Go, Step::Started], Step::Settled)?;
         self.installed(at, name, current)?;
         self.when_wave_done(at, id)
+    }
+
+    /// An ephemeral update runs on a node.
+    fn running(&mut self, at: At, id: UpdateId, name: &NodeName, software: &Ephemeral) -> Result<(), Rejection> {
+        if !self.update(id)?.request.options.ephemeral || software.update != id {
+            return Err(Rejection::Outdated);
+        }
+        self.step(at, id, name, &[Step::Go, Step::Started], Step::Settled)?;
+        let mut node = self.node(name)?.clone();
+        node.ephemeral = Some(software.clone());
+        node.version = at.index;
+        self.nodes.put(name.clone(), node);
+        self.when_wave_done(at, id)
+    }
+
+    /// A restart of a node undid what was not installed there.
+    fn restarted(&mut self, at: At, id: UpdateId, name: &NodeName, current: &Generation) -> Result<(), Rejection> {
+        if !self.update(id)?.request.options.ephemeral {
+            return Err(Rejection::Outdated);
+        }
+        let why = format!("node {name} was restarted, which undid {id} there");
+        self.change_progress(id, name, |progress| {
+            if matches!(progress.step, Step::Regressed | Step::Persisted) {
+                return Err(Rejection::Outdated);
+            }
+            progress.step = Step::Regressed;
+            progress.since = at.time;
+            progress.failure = Some(why.clone());
+            progress.restarted = true;
+            Ok(())
+        })?;
+        self.installed(at, name, current)?;
+        self.note(at, EventKind::NodeRestarted, About::both(id, name), why.clone());
+        self.after_failure(at, id, &why)
+    }
+
+    /// An ephemeral update ends when nothing of it runs any more that is not installed.
+    fn when_nothing_runs(&mut self, at: At, id: UpdateId, why: &str) -> Result<(), Rejection> {
+        if self.update(id)?.nodes.values().any(|node| node.step == Step::Settled) {
+            return Ok(());
+        }
+        self.go_back(at, id, why)
+    }
+
+    /// When every node that still ran it has installed it, or has failed to, what is installed is checked.
+    fn when_all_persisted(&mut self, at: At, id: UpdateId) -> Result<(), Rejection> {
+        let steps: Vec<Step> = self.update(id)?.nodes.values().map(|node| node.step).collect();
+        if steps.contains(&Step::Settled) {
+            return Ok(());
+        }
+        if !steps.contains(&Step::Persisted) {
+            return self.go_back(at, id, "no node could install it");
+        }
+        self.enter(at, id, Phase::Verifying)
     }
 
     fn regressed(
@@ -230,6 +295,7 @@ impl Record {
         let over = match update.phase {
             Phase::Ended { .. } => true,
             Phase::Regressing => !progress.changed || matches!(progress.step, Step::Regressed | Step::Failed),
+            Phase::Persisting => progress.step > Step::Settled,
             _ => progress.step >= Step::Settled,
         };
         if over {
@@ -257,6 +323,9 @@ impl Record {
         match phase {
             Phase::Ended { .. } => Ok(()),
             Phase::Regressing => self.when_all_back(at, id),
+            // It no longer holds anything together: each node stands for itself.
+            Phase::Unpersisted => self.when_nothing_runs(at, id, why),
+            Phase::Persisting => self.when_all_persisted(at, id),
             _ if !changed => self.end(at, id, Outcome::Aborted, Some(why.to_owned())),
             Phase::Wave { .. } if on_failure == OnFailure::RegressNode => self.when_wave_done(at, id),
             Phase::Wave { wave } if on_failure == OnFailure::Hold => self.enter(at, id, Phase::Held { wave }),
@@ -312,7 +381,10 @@ impl Record {
         }
         update.discrepancies = discrepancies.to_vec();
         let mut left_out = update.plan.iter().flat_map(|plan| plan.left_out.values());
-        let partly = update.nodes.values().any(|node| node.step != Step::Settled)
+        let ephemeral = update.request.options.ephemeral;
+        let runs = update.nodes.values().any(|node| node.step == Step::Settled);
+        let done = if ephemeral { Step::Persisted } else { Step::Settled };
+        let partly = update.nodes.values().any(|node| node.step != done)
             || left_out.any(|why| [LEFT_OUT_AWAY, LEFT_OUT_BY_DECISION].contains(&why.as_str()));
         let outcome = match (discrepancies.is_empty(), partly) {
             (false, _) => Outcome::CompletedWithDiscrepancies,
@@ -324,12 +396,20 @@ impl Record {
         for discrepancy in discrepancies {
             self.note(at, EventKind::Discrepancy, About::both(id, &discrepancy.node), discrepancy.to_string());
         }
-        self.end(at, id, outcome, reason)?;
+        if ephemeral && runs {
+            self.enter(at, id, Phase::Unpersisted)?;
+        } else {
+            self.end(at, id, outcome, reason)?;
+        }
         Ok(Accepted::Done)
     }
 
     fn installed(&mut self, at: At, name: &NodeName, current: &Generation) -> Result<(), Rejection> {
         let mut node = self.node(name)?.clone();
+        if node.ephemeral.take().is_some() {
+            node.version = at.index;
+            self.nodes.put(name.clone(), node.clone());
+        }
         if node.current != *current {
             let old = std::mem::replace(&mut node.current, current.clone());
             node.kept.remove(&current.number);
@@ -362,8 +442,8 @@ impl Record {
         let done = matches!(outcome, Outcome::Completed | Outcome::CompletedInPart | Outcome::CompletedWithDiscrepancies);
         for (name, progress) in &update.nodes {
             match progress.step {
-                Step::Settled if done => self.should_have(at, &update, name),
-                Step::Regressed => self.bury(at, &update, name),
+                Step::Settled | Step::Persisted if done => self.should_have(at, &update, name),
+                Step::Regressed if !progress.restarted => self.bury(at, &update, name),
                 _ => {}
             }
         }

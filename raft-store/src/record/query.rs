@@ -47,6 +47,16 @@ pub enum WaitingFor {
     },
     /// The master's check of what is installed.
     Check,
+    /// A user who persists what runs, or takes it back.
+    Persist {
+        /// Where it runs.
+        nodes: Vec<NodeName>,
+    },
+    /// Nodes that install what runs.
+    Installing {
+        /// Which.
+        nodes: Vec<NodeName>,
+    },
     /// Nodes that go back.
     Regress {
         /// Which.
@@ -90,6 +100,11 @@ impl Record {
                 (WaitingFor::Decision { about: failures(update) }, vec![decide("--force --why TEXT"), decide("--abort")])
             }
             Phase::Verifying => (WaitingFor::Check, vec![cancel]),
+            Phase::Unpersisted => {
+                let persist = format!("tribune update persist {}", update.id);
+                (WaitingFor::Persist { nodes: running(update) }, vec![persist, cancel])
+            }
+            Phase::Persisting => (WaitingFor::Installing { nodes: running(update) }, vec![cancel]),
             Phase::Regressing => {
                 let open = update.nodes.iter().filter(|(_, node)| node.changed && node.step < Step::Regressed);
                 (WaitingFor::Regress { nodes: open.map(|(name, _)| name.clone()).collect() }, Vec::new())
@@ -98,6 +113,12 @@ impl Record {
         };
         Some(Waiting { waiting_for, since: update.since, can })
     }
+}
+
+/// Where an ephemeral update runs and is not installed.
+fn running(update: &Update) -> Vec<NodeName> {
+    let running = update.nodes.iter().filter(|(_, node)| node.step == Step::Settled);
+    running.map(|(name, _)| name.clone()).collect()
 }
 
 /// One sentence for each veto that stands.

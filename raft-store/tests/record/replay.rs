@@ -25,6 +25,7 @@ struct Submit {
     on_failure: u8,
     one_wave: bool,
     force: bool,
+    ephemeral: bool,
 }
 
 /// One thing to be done, which is made into an entry when it is its turn.
@@ -37,6 +38,7 @@ enum Act {
     Away { update: u8, node: u8 },
     Decide { update: u8, what: u8 },
     Cancel { update: u8 },
+    Persist { update: u8 },
     Verified { update: u8, discrepancy: bool },
     Expired { update: u8, days: u8 },
     SetPlan { update: u8, blocked: bool },
@@ -52,7 +54,7 @@ fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         40 => (update.clone(), node.clone(), prop::bool::weighted(0.2), prop::bool::weighted(0.1), 1..4_u32)
             .prop_map(|(update, node, veto, lapsed, pid)| Act::Vote { update, node, veto, lapsed, pid }),
-        80 => (update.clone(), node.clone(), 0..10_u8).prop_map(|(update, node, what)| Act::Report { update, node, what }),
+        80 => (update.clone(), node.clone(), 0..12_u8).prop_map(|(update, node, what)| Act::Report { update, node, what }),
         30 => (update.clone(), 0..8_u8).prop_map(|(update, mask)| Act::Go { update, mask }),
         4 => (update.clone(), node.clone()).prop_map(|(update, node)| Act::Away { update, node }),
         8 => (update.clone(), flag).prop_map(|(update, discrepancy)| Act::Verified { update, discrepancy }),
@@ -63,14 +65,21 @@ fn act() -> impl Strategy<Value = Act> {
         2 => any::<u16>().prop_map(|seconds| Act::Back { seconds }),
         2 => (update.clone(), 0..5_u8).prop_map(|(update, what)| Act::Decide { update, what }),
         1 => submit().prop_map(Act::Submit),
-        1 => update.prop_map(|update| Act::Cancel { update }),
+        1 => update.clone().prop_map(|update| Act::Cancel { update }),
+        1 => update.prop_map(|update| Act::Persist { update }),
         1 => (node, flag).prop_map(|(node, add)| Act::Class { node, add }),
     ]
 }
 
 fn submit() -> impl Strategy<Value = Submit> {
     let flag = any::<bool>();
-    (flag, 0..3_u8, flag, flag).prop_map(|(regress, on_failure, one_wave, force)| Submit { regress, on_failure, one_wave, force })
+    (flag, 0..3_u8, flag, flag, flag).prop_map(|(regress, on_failure, one_wave, force, ephemeral)| Submit {
+        regress,
+        on_failure,
+        one_wave,
+        force,
+        ephemeral,
+    })
 }
 
 /// A record with one update that is being asked and one that waits behind it. Made once for each kind of update, and cloned.
@@ -127,6 +136,10 @@ fn report(what: u8) -> NodeReport {
         6 => NodeReport::Settled { current },
         7 => NodeReport::Regressed { current, why: None },
         8 => NodeReport::Regressed { current, why: Some("unhealthy".into()) },
+        9 => NodeReport::Restarted { current },
+        10 => NodeReport::Running {
+            software: Ephemeral { update: UpdateId(1), packages: current.packages, modules: current.modules },
+        },
         _ => NodeReport::Failed { step: Step::Go, why: "the disk is full".into() },
     }
 }
@@ -154,11 +167,12 @@ fn entry(fleet: &mut Fleet, app: &Manifest, act: &Act, last: Option<&Entry>) -> 
         master(fleet, MasterCommand::Report { update: update(id), node: name(number), revision, round, report })
     };
     match act {
-        Act::Submit(Submit { regress, on_failure, one_wave, force }) => {
+        Act::Submit(Submit { regress, on_failure, one_wave, force, ephemeral }) => {
             let mut request = install(&NAMES, &[app.id()]);
             request.kind = if *regress { UpdateKind::Regress } else { UpdateKind::Install };
             request.options.on_failure =
                 [OnFailure::RegressAll, OnFailure::RegressNode, OnFailure::Hold][usize::from(*on_failure)];
+            request.options.ephemeral = *ephemeral;
             request.options.force = force.then(|| "it burns".to_owned());
             let plan = plan(app, &fleet.record, *one_wave);
             fleet.signed(UserCommand::Submit { request }, Some(Evidence::Plan(plan)))
@@ -182,6 +196,7 @@ fn entry(fleet: &mut Fleet, app: &Manifest, act: &Act, last: Option<&Entry>) -> 
             let order = UserCommand::Decide { update: update(id), ballot_revision: seen, decision: decision(*what) };
             fleet.signed(order, Some(Evidence::Plan(plan)))
         }
+        Act::Persist { update: id } => fleet.signed(UserCommand::Persist { update: update(id) }, None),
         Act::Cancel { update: id } => fleet.signed(UserCommand::Cancel { update: update(id) }, None),
         Act::Verified { update: id, discrepancy } => {
             let found = Discrepancy {
@@ -213,7 +228,13 @@ fn entry(fleet: &mut Fleet, app: &Manifest, act: &Act, last: Option<&Entry>) -> 
             let command = match what {
                 0 => MasterCommand::MakeStandby { node },
                 1 => MasterCommand::MakeVoter { node },
-                _ => MasterCommand::NodeState { node, facts: facts(), current: Generation::default(), kept: BTreeMap::new() },
+                _ => MasterCommand::NodeState {
+                    node,
+                    facts: facts(),
+                    current: Generation::default(),
+                    ephemeral: None,
+                    kept: BTreeMap::new(),
+                },
             };
             master(fleet, command)
         }

@@ -143,7 +143,7 @@ impl Task {
     async fn scope_of(&self, journal: &Journal) -> Result<Scope, LocalError> {
         let old = self.storage.installed(journal.before).await?;
         let new = match (journal.staged, &journal.local) {
-            (Some(number), _) => self.storage.installed(number).await?,
+            (Some(_), _) => self.read_software(journal.after()).await?,
             (None, Some(order)) => self.storage.installed(order.to).await?,
             (None, None) => self.storage.planned(&old, &journal.plan, &journal.manifests).await?,
         };

@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tribune_keeper::{ChildId, ChildState, ChildStatus, SignalName};
+use tribune_messages::node::Keep;
 use tribune_process::protocol::{ChangeoverDone, HandOver, NodeMessage, Resume};
-use tribune_raft_store::model::{Span, Step, Strategy, UpdateId, WhenAffected};
+use tribune_raft_store::model::{Ephemeral, Generation, Span, Step, Strategy, UpdateId, WhenAffected};
 
 use super::journal::{Journal, ReadyState, Readying, Stage};
 use super::supervise::{self, Action, View, Wait, Wanted};
@@ -100,11 +101,11 @@ impl Task {
 
     /// Does the next thing about the children.
     pub(super) async fn advance_children(&mut self) -> Result<Moved, Stuck> {
-        let (number, by) = self.target();
-        let target = self.generation(number).await?;
-        if self.state.live_shown != Some(number) {
-            self.storage.show_live(number).await?;
-            self.state.live_shown = Some(number);
+        let (software, by) = self.target();
+        let target = self.software(software).await?;
+        if self.state.live_shown != Some(software) {
+            self.storage.show_live(software).await?;
+            self.state.live_shown = Some(software);
         }
         let underway = by.and_then(|update| self.underway(update));
         let restarted = by.and_then(|update| self.journal(update)).map(|journal| journal.restarted).unwrap_or_default();
@@ -229,7 +230,7 @@ impl Task {
 
     /// Whether the new modules fail, or the way back takes too long.
     async fn judge(&mut self, underway: &Underway, target: &Installed) -> Result<Option<Moved>, Stuck> {
-        let Some(journal) = self.journal(underway.update) else { return Ok(None) };
+        let Some(mut journal) = self.journal(underway.update) else { return Ok(None) };
         match journal.stage {
             Stage::Changing | Stage::Started => match self.failure(underway, target, &journal) {
                 Some(why) => self.go_back(underway.update, Some(why)).await.map(Some),
@@ -249,7 +250,9 @@ impl Task {
                 let why = format!("the old modules do not run again; waited for {}", waits.join(", "));
                 tracing::error!(update = %journal.name, why, "the way back fails: a person must look");
                 self.make_current(journal.before).await?;
-                self.write(Journal { stage: Stage::Failed { step: Step::Started, why }, ..journal }).await?;
+                journal.stage = Stage::Failed { step: Step::Started, why };
+                self.write(journal.clone()).await?;
+                self.answer_undone(&journal);
                 Ok(Some(Moved::Yes))
             }
             _ => Ok(None),
@@ -268,7 +271,7 @@ impl Task {
             }
         }
         for kid in self.state.kids.iter().filter(|kid| underway.changed.contains(&kid.id.key)) {
-            let is_new = kid.label.parse::<ChildLabel>().is_ok_and(|label| label.generation == target.number());
+            let is_new = kid.label.parse::<ChildLabel>().is_ok_and(|label| label.software == target.software());
             if !is_new || journal.restarted.contains(&kid.id) {
                 continue;
             }
@@ -305,7 +308,7 @@ impl Task {
                 };
                 match started {
                     Ok(()) => {
-                        tracing::info!(%child, generation = target.number(), "a child was started");
+                        tracing::info!(%child, software = %target.software(), "a child was started");
                         self.state.held.remove(&child.key);
                     }
                     Err(ChildrenError::Gone) => return Err(ChildrenError::Gone.into()),
@@ -368,9 +371,14 @@ impl Task {
                 if now < since.saturating_add(settle_time(target, &underway.changed).as_millis()) {
                     return Ok(Moved::No);
                 }
-                self.make_current(target.number()).await?;
-                tracing::info!(update = %journal.name, generation = target.number(), "the new modules have held");
-                journal.stage = Stage::Settled { current: self.state.current.generation.clone() };
+                tracing::info!(update = %journal.name, software = %target.software(), "the new modules have held");
+                journal.stage = match journal.keep {
+                    Keep::Installed => {
+                        self.make_current(target.number()).await?;
+                        Stage::Settled { current: self.state.current.generation.clone() }
+                    }
+                    Keep::UntilRestart => Stage::Running { software: ephemeral(&journal, target) },
+                };
                 self.write(journal).await?;
                 Ok(Moved::Yes)
             }
@@ -382,7 +390,8 @@ impl Task {
                 }
                 tracing::info!(update = %journal.name, generation = journal.before, "the old modules run again");
                 journal.stage = Stage::Regressed { current: self.state.current.generation.clone(), why };
-                self.write(journal).await?;
+                self.write(journal.clone()).await?;
+                self.answer_undone(&journal);
                 Ok(Moved::Yes)
             }
             _ => Ok(Moved::No),
@@ -427,6 +436,12 @@ impl Task {
         let done = ChangeoverDone { update: journal.name.clone(), attempt: journal.attempt() };
         self.tell(process, NodeMessage::ChangeoverDone(done)).await;
     }
+}
+
+/// What an ephemeral update runs, as the record has it.
+fn ephemeral(journal: &Journal, target: &Installed) -> Ephemeral {
+    let Generation { packages, modules, .. } = target.generation.clone();
+    Ephemeral { update: journal.update, packages, modules }
 }
 
 /// How a new child ended, if it did.

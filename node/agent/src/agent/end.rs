@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use tribune_messages::node::Keep;
 use tribune_process::protocol::{self, Aborted, NodeMessage, OutcomeTold};
 use tribune_raft_store::model::{Outcome, Signature, UpdateId};
 
@@ -10,6 +11,7 @@ use super::LocalRegressError;
 use super::journal::{Journal, Stage};
 use super::task::{Moved, Stuck, Task};
 use crate::launch::ChildLabel;
+use crate::local::Software;
 use crate::processes::ProcessId;
 use crate::processes::outcome::Telling;
 
@@ -71,29 +73,45 @@ impl Task {
     /// Removes what no generation, open update or running child needs.
     pub(super) async fn clear_away(&mut self) -> Result<(), Stuck> {
         let mut keep = BTreeSet::new();
+        let mut ephemeral = BTreeSet::new();
         let mut wanted: BTreeSet<Signature> = BTreeSet::new();
         for open in self.state.updates.values() {
             let journal = &open.journal;
             if !journal.has_ended() {
-                keep.extend(journal.staged.into_iter().chain([journal.before]));
+                keep.insert(journal.before);
+                match journal.keep {
+                    Keep::Installed => keep.extend(journal.staged),
+                    Keep::UntilRestart => drop(ephemeral.insert(journal.update)),
+                }
+                if let Stage::Persisting { staged, .. } = &journal.stage {
+                    keep.extend(staged);
+                }
                 wanted.extend(journal.plan.modules.values().map(|module| module.signature));
             }
         }
         for kid in &self.state.kids {
-            keep.extend(kid.label.parse::<ChildLabel>().ok().map(|label| label.generation));
+            match kid.label.parse::<ChildLabel>().map(|label| label.software) {
+                Ok(Software::Generation(number)) => keep.insert(number),
+                Ok(Software::Ephemeral(update, _)) => ephemeral.insert(update),
+                Err(_) => false,
+            };
         }
         self.storage.clear_away(&keep, &wanted).await?;
+        self.ephemeral.keep_only(&ephemeral).await?;
         self.state.kept = self.storage.kept().await?;
         let (kept, current) = (&self.state.kept, self.state.current.number());
-        self.state.generations.retain(|number, _| *number == current || keep.contains(number) || kept.contains_key(number));
+        self.state.software.retain(|software, _| match software {
+            Software::Generation(number) => *number == current || keep.contains(number) || kept.contains_key(number),
+            Software::Ephemeral(update, _) => ephemeral.contains(update),
+        });
         self.release_sockets().await?;
         Ok(())
     }
 
     /// Closes listening sockets that no module has any more.
     async fn release_sockets(&mut self) -> Result<(), Stuck> {
-        let (number, _) = self.target();
-        let target = self.generation(number).await?;
+        let (software, _) = self.target();
+        let target = self.software(software).await?;
         let mut used = BTreeSet::new();
         for module in target.modules() {
             used.extend(module.module.listen.iter().map(|listen| listen.as_str().to_owned()));
@@ -114,7 +132,11 @@ impl Task {
             Stage::Regressed { why: Some(why), .. } | Stage::Failed { why, .. } => why,
             _ => return Ok(()),
         };
-        let generation = journal.staged.map_or_else(|| "nothing was staged".to_owned(), |number| format!("generation {number}"));
+        let generation = match journal.after() {
+            _ if journal.staged.is_none() => "nothing was staged".to_owned(),
+            Software::Generation(number) => format!("generation {number}"),
+            Software::Ephemeral(..) => "ephemeral".to_owned(),
+        };
         let line = format!("{} ({generation}): {why}", journal.name);
         if self.state.failed.last() != Some(&line) {
             self.state.failed.push(line);
@@ -123,6 +145,20 @@ impl Task {
             self.storage.save(super::start::FAILED, &self.state.failed).await?;
         }
         Ok(())
+    }
+
+    /// Answers whoever waits for an update of the cluster's to be taken back on this node.
+    pub(super) fn answer_undone(&mut self, journal: &Journal) {
+        if journal.is_local() {
+            return;
+        }
+        let Some(answer) = self.state.local_answers.remove(&journal.update) else { return };
+        let result = match &journal.stage {
+            Stage::Failed { why, .. } => Err(LocalRegressError::Failed(why.clone())),
+            _ => Ok(self.state.current.generation.clone()),
+        };
+        // Whoever asked may have lost interest.
+        let _ = answer.send(result);
     }
 
     /// Answers whoever waits for a change that the node made by itself.

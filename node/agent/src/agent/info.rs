@@ -107,8 +107,9 @@ impl Task {
             return Ok(kid.log.clone());
         }
         // One that no longer runs may have left a log; its name is one of the manifest's, so it is safe in a path.
-        let known =
-            self.state.current.module(process).is_some() || self.state.kept.values().any(|g| g.modules.contains_key(process));
+        let known = self.state.current.module(process).is_some()
+            || self.until_restart().is_some_and(|software| software.modules.contains_key(process))
+            || self.state.kept.values().any(|generation| generation.modules.contains_key(process));
         match process.split_once('/').filter(|_| known) {
             Some((package, module)) => Ok(self.folders.logs.join(format!("{package}.{module}.log"))),
             None => Err(format!("there is no process {process:?} on this node; `tribune process list` shows those there are")),
@@ -124,11 +125,20 @@ impl Task {
                 Err(error) => tracing::warn!(%error, number, "a generation cannot be shown"),
             }
         }
+        let ephemeral = self.until_restart().cloned();
+        if ephemeral.is_some() {
+            let (software, _) = self.target();
+            match self.read_software(software).await {
+                Ok(runs) => manifests.extend(runs.packages().map(|stored| (stored.id, stored.text.clone()))),
+                Err(error) => tracing::warn!(%error, %software, "what runs until a restart cannot be shown"),
+            }
+        }
         let mut failed = self.state.failed.clone();
         failed.extend(self.problems());
         LocalInfo {
             node: self.config.node.clone(),
             current: self.state.current.generation.clone(),
+            ephemeral,
             kept: self.state.kept.clone(),
             manifests,
             open: self.state.updates.iter().map(|(update, open)| (*update, self.describe(open))).collect(),

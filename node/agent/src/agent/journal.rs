@@ -6,12 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use tribune_keeper::ChildId;
-use tribune_messages::node::{Directive, Overruling};
+use tribune_messages::node::{Directive, Keep, Overruling};
 use tribune_process::protocol::Role;
 use tribune_raft_store::model::{
-    Answer, BallotCast, Generation, NodePlan, NodeReport, ProcessRef, Span, Step, UpdateId, UpdateKind,
+    Answer, BallotCast, Ephemeral, Generation, NodePlan, NodeReport, ProcessRef, Span, Step, UpdateId, UpdateKind,
 };
 
+use crate::local::Software;
 use crate::processes::ProcessId;
 use crate::processes::ballot::{self, Moment, Poll};
 use crate::processes::outcome::Telling;
@@ -42,6 +43,9 @@ pub struct Journal {
     pub manifests: Vec<String>,
     /// How long processes may defer, all in all.
     pub max_defer: Span,
+    /// How long the node keeps what it changes to.
+    #[serde(default)]
+    pub keep: Keep,
     /// The order behind an update that this node makes by itself.
     pub local: Option<LocalOrder>,
     /// The generation that was current when it began.
@@ -66,6 +70,9 @@ pub struct Journal {
     pub stage: Stage,
     /// The generation it changes to, once that is in local storage.
     pub staged: Option<u64>,
+    /// Why what runs could not be installed.
+    #[serde(default)]
+    pub unpersistable: Option<String>,
     /// Counts the changeovers tried, the ways back included.
     pub tries: u32,
     /// What was reported of attempts to get ready: `Pending`, `Ready` and `Released`.
@@ -109,6 +116,18 @@ pub enum Stage {
     Changing,
     /// All new modules run, and have to hold.
     Started,
+    /// They held, and run until the node is restarted.
+    Running {
+        /// What runs.
+        software: Ephemeral,
+    },
+    /// They run until the node is restarted, and are put into local storage meanwhile.
+    Persisting {
+        /// What runs.
+        software: Ephemeral,
+        /// The generation that has it, once that is in local storage.
+        staged: Option<u64>,
+    },
     /// They held, and are what is installed.
     Settled {
         /// What is installed.
@@ -125,6 +144,11 @@ pub enum Stage {
         current: Generation,
         /// Why, if that was this node's own doing.
         why: Option<String>,
+    },
+    /// The node was restarted, and what was not installed is gone.
+    Restarted {
+        /// What is installed.
+        current: Generation,
     },
     /// It cannot go on.
     Failed {
@@ -174,13 +198,15 @@ pub enum ReadyState {
     Gone,
 }
 
-/// Which generation should run.
+/// What should run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Runs {
-    /// The one that was current when the update began.
+    /// The generation that was current when the update began: the node changes to it.
     Before,
-    /// The one it changes to.
+    /// What the update changes to: the node changes to it.
     After,
+    /// The same, and the node has come to it.
+    UntilRestart,
 }
 
 /// Whether a round of asking has begun.
@@ -206,6 +232,7 @@ impl Journal {
             plan: directive.plan.clone(),
             manifests: directive.manifests.clone(),
             max_defer: directive.max_defer,
+            keep: directive.keep,
             local: None,
             before,
             began: now,
@@ -217,6 +244,7 @@ impl Journal {
             overruled: BTreeMap::new(),
             stage: Stage::Asking,
             staged: None,
+            unpersistable: None,
             tries: 0,
             attempts: Vec::new(),
             restarted: BTreeSet::new(),
@@ -238,6 +266,7 @@ impl Journal {
     pub fn runs(&self) -> Option<Runs> {
         match &self.stage {
             Stage::Changing | Stage::Started => Some(Runs::After),
+            Stage::Running { .. } | Stage::Persisting { .. } => Some(Runs::UntilRestart),
             Stage::GoingBack { .. } => Some(Runs::Before),
             Stage::Asking
             | Stage::Staging
@@ -246,8 +275,18 @@ impl Journal {
             | Stage::Ready { .. }
             | Stage::Settled { .. }
             | Stage::Regressed { .. }
+            | Stage::Restarted { .. }
             | Stage::Failed { .. }
             | Stage::Ended { .. } => None,
+        }
+    }
+
+    /// What the update changes to; what there was before, while nothing is staged.
+    pub fn after(&self) -> Software {
+        match (self.staged, self.keep) {
+            (Some(number), Keep::UntilRestart) => Software::Ephemeral(self.update, number),
+            (Some(number), Keep::Installed) => Software::Generation(number),
+            (None, _) => Software::Generation(self.before),
         }
     }
 
@@ -334,7 +373,11 @@ impl Journal {
             | Stage::GoingBack { .. }
             | Stage::Ended { .. } => {}
             Stage::Started => reports.push(NodeReport::Started),
+            Stage::Running { software } | Stage::Persisting { software, .. } => {
+                reports.extend([NodeReport::Started, NodeReport::Running { software: software.clone() }]);
+            }
             Stage::Settled { current } => reports.extend([NodeReport::Started, NodeReport::Settled { current: current.clone() }]),
+            Stage::Restarted { current } => reports.push(NodeReport::Restarted { current: current.clone() }),
             Stage::Regressed { current, why } => {
                 reports.push(NodeReport::Regressed { current: current.clone(), why: why.clone().map(short) });
             }
@@ -376,6 +419,9 @@ impl Journal {
             Stage::Ready { .. } => "ready; waiting for the master's go".into(),
             Stage::Changing => "starting the new modules".into(),
             Stage::Started => "the new modules run and have to hold".into(),
+            Stage::Running { .. } => "runs until the node is restarted, or somebody persists it or takes it back".into(),
+            Stage::Persisting { .. } => "runs, and is being put into local storage".into(),
+            Stage::Restarted { current } => format!("undone by a restart of the node; back on generation {}", current.number),
             Stage::Settled { current } => format!("settled on generation {}; waiting for the other nodes", current.number),
             Stage::GoingBack { why: None } => "going back to the old modules".into(),
             Stage::GoingBack { why: Some(why) } => format!("going back to the old modules: {why}"),

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use tokio::sync::oneshot;
-use tribune_messages::node::{Directive, Want};
+use tribune_messages::node::{Directive, Keep, Want};
 use tribune_raft_store::model::{Generation, NodePlan, PackageChange, PackageName, PlannedModule, Span, UpdateId, UpdateKind};
 
 use super::LocalRegressError;
@@ -24,6 +24,10 @@ impl Task {
         force: Option<String>,
         answer: oneshot::Sender<Result<Generation, LocalRegressError>>,
     ) {
+        let installed = generation.is_none_or(|to| to == self.state.current.number());
+        if let Some(update) = self.until_restart().map(|software| software.update).filter(|_| installed) {
+            return self.local_undo(update, answer).await;
+        }
         match self.begin_local(generation, force).await {
             Ok(journal) => {
                 self.state.local_answers.insert(journal.update, answer);
@@ -31,6 +35,16 @@ impl Task {
             }
             Err(why) => {
                 let _ = answer.send(Err(LocalRegressError::Refused(why)));
+            }
+        }
+    }
+
+    /// Takes back what runs until a restart, as a restart would. Its processes are told, and not asked.
+    async fn local_undo(&mut self, update: UpdateId, answer: oneshot::Sender<Result<Generation, LocalRegressError>>) {
+        match self.go_back(update, Some("it was taken back on this node".into())).await {
+            Ok(_) => drop(self.state.local_answers.insert(update, answer)),
+            Err(stuck) => {
+                let _ = answer.send(Err(LocalRegressError::Failed(stuck.to_string())));
             }
         }
     }
@@ -61,6 +75,7 @@ impl Task {
             plan: plan_between(current, &target),
             manifests: Vec::new(),
             max_defer: MAX_DEFER,
+            keep: Keep::Installed,
             overruled: Vec::new(),
         };
         let mut journal = Journal::begin(&directive, current.number(), self.now());

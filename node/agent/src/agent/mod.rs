@@ -44,7 +44,7 @@ use tribune_keeper::{Event, Hello};
 use tribune_messages::api::{LocalInfo, LogText, ProcessInfo};
 use tribune_messages::node::Directive;
 use tribune_p2p::blobs::BlobStore;
-use tribune_raft_store::model::{Generation, NodeName, NodeReport, Platform, Signature, UpdateId};
+use tribune_raft_store::model::{Ephemeral, Generation, NodeName, NodeReport, Platform, Signature, UpdateId};
 
 use crate::keeper::{Children, ChildrenError};
 use crate::local::LocalError;
@@ -115,6 +115,8 @@ pub enum AgentError {
 pub struct Standing {
     /// What is installed.
     pub current: Generation,
+    /// What runs in its place, until the node is restarted.
+    pub ephemeral: Option<Ephemeral>,
     /// What it can go back to, by number.
     pub kept: BTreeMap<u64, Generation>,
     /// The updates whose end it has not heard of.
@@ -251,9 +253,17 @@ impl Agent {
         if let Some(info) = self.ask(Request::Local).await {
             return info;
         }
-        let Standing { current, kept, .. } = self.standing.borrow().clone();
+        let Standing { current, ephemeral, kept, .. } = self.standing.borrow().clone();
         let node = self.node.clone();
-        LocalInfo { node, current, kept, manifests: BTreeMap::new(), open: BTreeMap::new(), failed: vec![ENDED.to_owned()] }
+        LocalInfo {
+            node,
+            current,
+            ephemeral,
+            kept,
+            manifests: BTreeMap::new(),
+            open: BTreeMap::new(),
+            failed: vec![ENDED.to_owned()],
+        }
     }
 
     /// Goes back to a generation that is in local storage (none: the one before), without the cluster. The touched processes

@@ -13,7 +13,7 @@ use super::task::{Stuck, Task};
 use super::watch::{self, Check};
 use crate::affected::{start_order, touched};
 use crate::launch::{self, ChildLabel, Folders, Launch, LaunchError};
-use crate::local::{Installed, LocalError};
+use crate::local::{Installed, LocalError, Software};
 use crate::processes::health::{HealthCheck, Probe};
 
 /// The variable with the path of the notification socket, which programs written for systemd know.
@@ -40,7 +40,13 @@ pub(super) fn state_folder(data: &std::path::Path) -> PathBuf {
 
 /// Where things are on a node with this data folder.
 pub(super) fn folders(data: &std::path::Path) -> Folders {
-    Folders { local: data.join("local"), logs: data.join("logs"), process_socket: process_socket(data), home: data.join("home") }
+    Folders {
+        local: data.join("local"),
+        ephemeral: data.join("ephemeral"),
+        logs: data.join("logs"),
+        process_socket: process_socket(data),
+        home: data.join("home"),
+    }
 }
 
 impl Task {
@@ -69,14 +75,22 @@ impl Task {
         Ok(spec)
     }
 
-    /// A generation of which a child may run; read once.
-    pub(super) async fn generation(&mut self, number: u64) -> Result<Arc<Installed>, LocalError> {
-        if let Some(known) = self.state.generations.get(&number) {
+    /// What a child may run from; read once.
+    pub(super) async fn software(&mut self, software: Software) -> Result<Arc<Installed>, LocalError> {
+        if let Some(known) = self.state.software.get(&software) {
             return Ok(known.clone());
         }
-        let installed = Arc::new(self.storage.installed(number).await?);
-        self.state.generations.insert(number, installed.clone());
+        let installed = Arc::new(self.read_software(software).await?);
+        self.state.software.insert(software, installed.clone());
         Ok(installed)
+    }
+
+    /// What a child may run from, as it is on disk.
+    pub(super) async fn read_software(&self, software: Software) -> Result<Installed, LocalError> {
+        match software {
+            Software::Generation(number) => self.storage.installed(number).await,
+            Software::Ephemeral(update, number) => self.ephemeral.installed(update, number).await,
+        }
     }
 
     /// What should run of a generation, in the order in which it starts. Damaged modules should not.
@@ -116,7 +130,7 @@ impl Task {
         let mut good = BTreeSet::new();
         for label in labels {
             let Ok(parsed) = label.parse::<ChildLabel>() else { continue };
-            let same = match self.generation(parsed.generation).await {
+            let same = match self.software(parsed.software).await {
                 Ok(other) => other.module(key).is_some() && !touched(&other, target).replaced.contains(key),
                 // Its generation is gone: its bytes are what can be compared.
                 Err(LocalError::NoGeneration(_)) => {

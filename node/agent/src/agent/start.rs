@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tokio::sync::watch as channel;
 use tokio::task::JoinSet;
 use tribune_keeper::Hello;
+use tribune_messages::node::Keep;
 use tribune_raft_store::model::{NodeReport, UpdateId};
 
 use super::clock::Clock;
@@ -19,7 +20,7 @@ use super::task::{Finished, Heard, Inputs, Known, Open, State, Stuck, Task};
 use super::watch::Watch;
 use super::{AgentConfig, AgentError, ModuleSource, update};
 use crate::keeper::Children;
-use crate::local::{LocalError, LocalStorage};
+use crate::local::{EphemeralStorage, LocalError, LocalStorage};
 use crate::processes::ballot::Action;
 use crate::processes::desk::{Desk, DeskConfig, Limits};
 use crate::processes::{ProcessId, notify};
@@ -55,6 +56,7 @@ pub(super) async fn begin(
     let storage = LocalStorage::open(folders.local.clone()).await?;
     let known: Option<String> = storage.load(RUN).await?;
     let began = if known.as_deref() == Some(hello.run.as_str()) { Began::AgentRestart } else { Began::NodeRestart };
+    let ephemeral = EphemeralStorage::new(folders.ephemeral.clone());
     let state = read_state(&storage, began).await?;
 
     let (managed, modules_now) = channel::channel(Arc::default());
@@ -72,6 +74,7 @@ pub(super) async fn begin(
         machine: machine(),
         children,
         storage,
+        ephemeral,
         source,
         desk,
         inputs,
@@ -131,7 +134,7 @@ async fn read_state(
         again: None,
         waits: BTreeMap::new(),
         patience: BTreeSet::new(),
-        generations: BTreeMap::new(),
+        software: BTreeMap::new(),
         local_answers: BTreeMap::new(),
         failed: storage.load(FAILED).await?.unwrap_or_default(),
         live_shown: None,
@@ -146,6 +149,10 @@ impl Task {
         for journal in journals {
             self.after_restart_of(journal).await?;
         }
+        // What was to run until a restart is gone; what is only staged has not run yet.
+        let waits = |open: &&Open| open.journal.keep == Keep::UntilRestart && open.journal.is_early();
+        let waiting = self.state.updates.values().filter(waits).map(|open| open.journal.update).collect();
+        self.ephemeral.keep_only(&waiting).await?;
         let number = self.state.current.number();
         match self.storage.verify(number).await {
             Ok(()) => {}
@@ -168,6 +175,13 @@ impl Task {
         let restarted = || "the node was restarted before the new modules had held".to_owned();
         let settled = journal.staged.is_some_and(|staged| staged == self.state.current.number() && staged != journal.before);
         match &journal.stage {
+            Stage::Persisting { staged: Some(number), .. } if *number == self.state.current.number() => {
+                // The same.
+                journal.stage = Stage::Settled { current: self.state.current.generation.clone() };
+            }
+            Stage::Running { .. } | Stage::Persisting { .. } => {
+                journal.stage = Stage::Restarted { current: self.state.current.generation.clone() };
+            }
             Stage::Started if settled => {
                 // It had switched, and did not come to write that down.
                 journal.stage = Stage::Settled { current: self.state.current.generation.clone() };
@@ -190,6 +204,7 @@ impl Task {
             | Stage::Staged
             | Stage::Settled { .. }
             | Stage::Regressed { .. }
+            | Stage::Restarted { .. }
             | Stage::Failed { .. }
             | Stage::Ended { .. } => return Ok(()),
         }

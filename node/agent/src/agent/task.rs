@@ -11,7 +11,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tribune_keeper::{ChildId, ChildStatus, Event};
 use tribune_messages::node::{Directive, Want};
-use tribune_raft_store::model::{Generation, Platform, UpdateId};
+use tribune_raft_store::model::{Ephemeral, Generation, Platform, UpdateId};
 
 use super::clock::Clock;
 use super::journal::{Journal, Runs, Stage};
@@ -22,7 +22,7 @@ use super::{AgentConfig, Keeper, LocalRegressError, ModuleSource, Request, Stand
 use crate::affected::Touched;
 use crate::keeper::Children;
 use crate::launch::Folders;
-use crate::local::{Installed, LocalError, LocalStorage};
+use crate::local::{EphemeralStorage, Installed, LocalError, LocalStorage, Software};
 use crate::processes::ballot::{Moment, Poll, Said};
 use crate::processes::desk::{ConnectedProcess, Desk, DeskEvent};
 use crate::processes::notify::Notification;
@@ -58,6 +58,7 @@ pub(super) struct Task {
     pub(super) machine: Platform,
     pub(super) children: Arc<dyn Children>,
     pub(super) storage: LocalStorage,
+    pub(super) ephemeral: EphemeralStorage,
     pub(super) source: Arc<dyn ModuleSource>,
     pub(super) desk: Desk,
     pub(super) inputs: Inputs,
@@ -96,13 +97,13 @@ pub(super) struct State {
     pub(super) waits: BTreeMap<Wait, Moment>,
     /// Children that were waited for long enough: what depends on them starts without them.
     pub(super) patience: BTreeSet<ChildId>,
-    /// Generations that were read.
-    pub(super) generations: BTreeMap<u64, Arc<Installed>>,
+    /// What children run from, as far as it was read.
+    pub(super) software: BTreeMap<Software, Arc<Installed>>,
     pub(super) local_answers: BTreeMap<UpdateId, oneshot::Sender<Result<Generation, LocalRegressError>>>,
     /// Generations that failed, with why, newest last.
     pub(super) failed: Vec<String>,
-    /// The generation to whose tree `live` leads.
-    pub(super) live_shown: Option<u64>,
+    /// To whose tree `live` leads.
+    pub(super) live_shown: Option<Software>,
 }
 
 /// Whether what is known of the children is as it is.
@@ -395,6 +396,8 @@ impl Task {
             Do::BeReady => self.be_ready(id).await,
             Do::Release => self.release(id).await,
             Do::ChangeOver => self.change_over(id).await,
+            Do::Persist => self.begin_persisting(id).await,
+            Do::Install { number } => self.install(id, number).await,
             Do::GoBack { why } => self.go_back(id, why).await,
             Do::StayBack { why } => self.stay_back(id, why).await,
             Do::End { outcome, reason } => self.end(id, outcome, reason).await,
@@ -423,17 +426,26 @@ impl Task {
         self.state.updates.get(&id).map(|open| open.journal.clone())
     }
 
-    /// The generation whose modules should run, and the update that says so.
-    pub(super) fn target(&self) -> (u64, Option<UpdateId>) {
+    /// What should run, and the update that changes to it now.
+    pub(super) fn target(&self) -> (Software, Option<UpdateId>) {
         for open in self.state.updates.values() {
             let journal = &open.journal;
             match journal.runs() {
-                Some(Runs::After) => return (journal.staged.unwrap_or(journal.before), Some(journal.update)),
-                Some(Runs::Before) => return (journal.before, Some(journal.update)),
+                Some(Runs::After) => return (journal.after(), Some(journal.update)),
+                Some(Runs::Before) => return (Software::Generation(journal.before), Some(journal.update)),
+                Some(Runs::UntilRestart) => return (journal.after(), None),
                 None => {}
             }
         }
-        (self.state.current.number(), None)
+        (Software::Generation(self.state.current.number()), None)
+    }
+
+    /// What runs until the node is restarted.
+    pub(super) fn until_restart(&self) -> Option<&Ephemeral> {
+        self.state.updates.values().find_map(|open| match &open.journal.stage {
+            Stage::Running { software } | Stage::Persisting { software, .. } => Some(software),
+            _ => None,
+        })
     }
 
     /// Tells the handle where the node stands.
@@ -449,7 +461,8 @@ impl Task {
             updates.insert(journal.update, UpdateStanding { revision, round, reports, ready });
         }
         let current = self.state.current.generation.clone();
-        let standing = Standing { current, kept: self.state.kept.clone(), updates, problems: self.problems() };
+        let (kept, ephemeral) = (self.state.kept.clone(), self.until_restart().cloned());
+        let standing = Standing { current, ephemeral, kept, updates, problems: self.problems() };
         self.inputs.publish.send_if_modified(|known| {
             let changed = *known != standing;
             *known = standing;

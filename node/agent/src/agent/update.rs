@@ -47,6 +47,13 @@ pub enum Do {
     Release,
     /// Start the new modules.
     ChangeOver,
+    /// Put what runs into local storage.
+    Persist,
+    /// What runs is in local storage: make it what is installed.
+    Install {
+        /// The generation that has it.
+        number: u64,
+    },
     /// Let the old modules take over again.
     GoBack {
         /// Why, if that is this node's own doing.
@@ -81,22 +88,32 @@ fn ended(journal: &Journal, outcome: Outcome, reason: Option<String>) -> Do {
         Stage::Ended { .. } | Stage::GoingBack { .. } => Do::Wait,
         // It went on without this node, which was away or late.
         Stage::Changing | Stage::Started => Do::GoBack { why: Some("the update ended before this node had settled".into()) },
+        Stage::Running { .. } | Stage::Persisting { .. } => {
+            Do::GoBack { why: Some("the update ended before it was installed on this node".into()) }
+        }
         Stage::Pending { .. } | Stage::Ready { .. } => Do::Release,
         Stage::Asking
         | Stage::Staging
         | Stage::Staged
         | Stage::Settled { .. }
         | Stage::Regressed { .. }
+        | Stage::Restarted { .. }
         | Stage::Failed { .. } => Do::End { outcome, reason },
     }
 }
 
 fn regressed(journal: &Journal) -> Do {
     match &journal.stage {
-        Stage::Changing | Stage::Started | Stage::Settled { .. } => Do::GoBack { why: None },
+        Stage::Changing | Stage::Started | Stage::Running { .. } | Stage::Persisting { .. } | Stage::Settled { .. } => {
+            Do::GoBack { why: None }
+        }
         Stage::Pending { .. } | Stage::Ready { .. } => Do::Release,
         Stage::Asking | Stage::Staging | Stage::Staged => Do::StayBack { why: None },
-        Stage::GoingBack { .. } | Stage::Regressed { .. } | Stage::Failed { .. } | Stage::Ended { .. } => Do::Wait,
+        Stage::GoingBack { .. }
+        | Stage::Regressed { .. }
+        | Stage::Restarted { .. }
+        | Stage::Failed { .. }
+        | Stage::Ended { .. } => Do::Wait,
     }
 }
 
@@ -117,15 +134,23 @@ fn forward(journal: &Journal, want: Option<&Want>, facts: Facts<'_>) -> Do {
         }
         Stage::Ready { .. } if want == Some(&Want::Settled) => Do::ChangeOver,
         Stage::Ready { .. } if !facts.unasked.is_empty() => Do::Release,
+        Stage::Running { .. } if want == Some(&Want::Persisted) => match &journal.unpersistable {
+            None => Do::Persist,
+            Some(why) => Do::GoBack { why: Some(why.clone()) },
+        },
+        Stage::Persisting { staged: Some(number), .. } => Do::Install { number: *number },
         Stage::Asking
         | Stage::Staging
         | Stage::Staged
         | Stage::Ready { .. }
         | Stage::Changing
         | Stage::Started
+        | Stage::Running { .. }
+        | Stage::Persisting { staged: None, .. }
         | Stage::Settled { .. }
         | Stage::GoingBack { .. }
         | Stage::Regressed { .. }
+        | Stage::Restarted { .. }
         | Stage::Failed { .. }
         | Stage::Ended { .. } => Do::Wait,
     }
@@ -195,6 +220,9 @@ pub fn local_want(journal: &Journal) -> Option<Want> {
         Stage::Settled { .. } => end(Outcome::Regressed, None),
         Stage::GoingBack { .. } => Some(Want::Regressed { why: "it failed".into() }),
         Stage::Regressed { why, .. } => end(Outcome::Aborted, why.clone()),
+        // What a node does by itself is always installed.
+        Stage::Running { .. } | Stage::Persisting { .. } => Some(Want::Persisted),
+        Stage::Restarted { .. } => end(Outcome::Aborted, None),
         Stage::Failed { why, .. } => end(Outcome::Aborted, Some(why.clone())),
         Stage::Ended { .. } => None,
     }

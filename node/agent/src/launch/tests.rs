@@ -22,6 +22,7 @@ impl Node {
         installed.generation.number = 4;
         let folders = Folders {
             local: "/data/local".into(),
+            ephemeral: "/data/ephemeral".into(),
             logs: "/data/logs".into(),
             process_socket: "/data/process.sock".into(),
             home: "/data".into(),
@@ -77,7 +78,7 @@ fn a_module_becomes_a_child_with_everything_its_manifest_says() {
     assert_eq!(sockets, [("listen0", "tcp://0.0.0.0:8080".to_owned()), ("listen1", "unix:///run/billing".to_owned())]);
     let label: ChildLabel = spec.label.parse().unwrap();
     assert_eq!(label.signature, Signature::of(b"program"));
-    assert_eq!((label.generation, label.version), (4, Version::new(2, 3, 1)));
+    assert_eq!((label.software, label.version), (Software::Generation(4), Version::new(2, 3, 1)));
     let tree = "/data/local/generations/4/tree";
     let expected = [
         ("HOME", "/data".to_owned()),
@@ -98,7 +99,7 @@ fn a_module_without_a_command_does_not_run_and_one_that_is_not_there_is_an_error
     let node = Node::new(&[billing(json!({}))]);
     assert_eq!(child_spec(&node.launch("billing/rates")).unwrap(), None);
     let missing = child_spec(&node.launch("billing/other")).unwrap_err();
-    assert_eq!(missing.to_string(), "module billing/other is not in generation 4 of this node");
+    assert_eq!(missing.to_string(), "module billing/other is not in what runs on this node (4)");
 }
 
 #[test]
@@ -155,7 +156,11 @@ fn what_the_keeper_would_refuse_is_refused_and_a_path_that_path_cannot_hold_too(
 
 #[test]
 fn a_label_reads_back_and_another_text_is_none() {
-    let label = ChildLabel { signature: Signature::of(b"x"), generation: 12, version: "1.0.0-rc.1+b".parse().unwrap() };
+    let label = ChildLabel {
+        signature: Signature::of(b"x"),
+        software: Software::Generation(12),
+        version: "1.0.0-rc.1+b".parse().unwrap(),
+    };
     assert_eq!(label.to_string().parse(), Ok(label.clone()));
     for bad in ["", "x 1 1.0.0", &format!("{label} more"), &label.to_string()[..70]] {
         assert!(bad.parse::<ChildLabel>().is_err(), "{bad:?}");

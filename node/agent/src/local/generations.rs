@@ -11,6 +11,7 @@ use tribune_raft_store::model::{Generation, ModuleKind, NodePlan, PackageId, Pac
 use super::files::{self, damaged, failed};
 use super::installed::{Installed, Place, PlanError, StoredManifest};
 use super::journal::{self, NOTES, UPDATES};
+use super::software::Software;
 use super::{LocalError, modules};
 
 const MODULES: &str = "modules";
@@ -23,6 +24,8 @@ const WAS_CURRENT: &str = "was-current";
 const CURRENT: &str = "current";
 const LIVE: &str = "live";
 const HIGHEST: &str = "highest";
+/// The folder of ephemeral storage, as seen from that of local storage.
+const EPHEMERAL_FROM_HERE: &str = "../ephemeral";
 
 /// The folder in which a generation of the local storage at `local` has its modules, as `PACKAGE/MODULE`.
 pub(crate) fn tree(local: &Path, generation: u64) -> PathBuf {
@@ -74,11 +77,13 @@ impl From<Description> for OnDisk {
 #[derive(Debug)]
 pub(super) struct Disk {
     folder: PathBuf,
+    /// The update whose ephemeral storage this is; none: the node's local storage.
+    ephemeral: Option<UpdateId>,
 }
 
 impl Disk {
-    pub(super) fn new(folder: PathBuf) -> Self {
-        Self { folder }
+    pub(super) fn new(folder: PathBuf, ephemeral: Option<UpdateId>) -> Self {
+        Self { folder, ephemeral }
     }
 
     pub(super) fn folder(&self) -> &Path {
@@ -166,7 +171,7 @@ impl Disk {
             packages.insert(*id, self.read_manifest(id)?.ok_or_else(missing)?);
         }
         let unfit = |error: PlanError| damaged(&self.generation(number).join(DESCRIPTION), error);
-        Installed::new(generation, packages, places).map_err(unfit)
+        Installed::new(generation, packages, places).map(|found| found.in_storage_of(self.ephemeral)).map_err(unfit)
     }
 
     fn manifest(&self, id: &PackageId) -> PathBuf {
@@ -196,7 +201,7 @@ impl Disk {
                 known.extend(self.read_manifest(id).ok().flatten());
             }
         }
-        Ok(base.planned(plan, &known)?)
+        Ok(base.planned(plan, &known)?.in_storage_of(self.ephemeral))
     }
 
     /// Finds what answers a plan without making anything: the base itself, or, for a plan that goes back, what is kept.
@@ -206,6 +211,9 @@ impl Disk {
         plan: &NodePlan,
         planned: &Installed,
     ) -> Result<Option<Installed>, LocalError> {
+        if self.ephemeral.is_some() {
+            return Ok(None);
+        }
         if planned.same_software(base) {
             return Ok(Some(base.clone()));
         }
@@ -301,14 +309,16 @@ impl Disk {
         self.make_tree(installed, &tree(&self.folder, installed.number()))
     }
 
-    /// Makes `live` lead to a generation's tree.
-    pub(super) fn show_live(&self, number: u64) -> Result<(), LocalError> {
+    /// Makes `live` lead to the tree of what runs.
+    pub(super) fn show_live(&self, software: Software) -> Result<(), LocalError> {
         let live = live(&self.folder);
-        if number == 0 {
-            return files::remove(&live);
+        match software {
+            Software::Generation(0) => return files::remove(&live),
+            Software::Generation(number) => drop(self.read(number)?),
+            Software::Ephemeral(..) => {}
         }
-        self.read(number)?;
-        let target = tree(Path::new(""), number);
+        // Relative, so that the whole data folder may be moved.
+        let target = software.tree(Path::new(""), Path::new(EPHEMERAL_FROM_HERE));
         if fs::read_link(&live).is_ok_and(|found| found == target) {
             return Ok(());
         }
@@ -324,7 +334,7 @@ impl Disk {
         if self.current()? != number || !self.folder.join(CURRENT).exists() {
             files::write(&self.folder.join(CURRENT), format!("{number}\n").as_bytes())?;
         }
-        self.show_live(number)
+        self.show_live(Software::Generation(number))
     }
 
     /// Removes a generation that never was current.

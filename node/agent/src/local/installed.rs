@@ -7,7 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tribune_raft_store::model::{Generation, Manifest, ManifestError, Module, NodePlan, PackageId, PackageName, PlannedModule};
+use tribune_raft_store::model::{
+    Generation, Manifest, ManifestError, Module, NodePlan, PackageId, PackageName, PlannedModule, UpdateId,
+};
+
+use super::software::Software;
 
 /// A manifest as it is kept: its text, which its id is the hash of, and what the text says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +48,8 @@ pub struct Installed {
     pub generation: Generation,
     packages: BTreeMap<PackageId, Arc<StoredManifest>>,
     places: BTreeMap<String, Place>,
+    /// The update in whose ephemeral storage it is; none: it is in local storage.
+    ephemeral: Option<UpdateId>,
 }
 
 /// A module of an [`Installed`].
@@ -141,7 +147,21 @@ impl Installed {
                 return Err(PlanError::OtherModule { module: key.clone(), package, index });
             }
         }
-        Ok(Self { generation, packages, places })
+        Ok(Self { generation, packages, places, ephemeral: None })
+    }
+
+    /// The same, in the ephemeral storage of an update, or in local storage.
+    pub(super) fn in_storage_of(self, ephemeral: Option<UpdateId>) -> Self {
+        Self { ephemeral, ..self }
+    }
+
+    /// What children run from that are started from it.
+    #[must_use]
+    pub fn software(&self) -> Software {
+        match self.ephemeral {
+            Some(update) => Software::Ephemeral(update, self.number()),
+            None => Software::Generation(self.number()),
+        }
     }
 
     /// Its number; 0: nothing is installed, or it is only planned.

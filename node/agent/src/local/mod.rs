@@ -35,18 +35,22 @@ use tribune_package::archive::ArchiveError;
 use tribune_raft_store::model::{Generation, NodePlan, Signature, UpdateId};
 
 mod clearing;
+mod ephemeral;
 mod files;
 mod generations;
 mod installed;
 mod journal;
 mod modules;
+mod software;
 mod staging;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub(crate) use generations::{live as live_in, tree as tree_in};
+pub use ephemeral::EphemeralStorage;
+pub(crate) use generations::live as live_in;
 pub use installed::{Installed, InstalledModule, PlanError, StoredManifest};
 pub use modules::Damage;
+pub use software::{Software, SoftwareError};
 
 use self::generations::Disk;
 
@@ -144,7 +148,16 @@ impl LocalStorage {
     /// # Errors
     /// The folder cannot be written.
     pub async fn open(folder: PathBuf) -> Result<Self, LocalError> {
-        let disk = Arc::new(Disk::new(folder));
+        Self::open_disk(Disk::new(folder, None)).await
+    }
+
+    /// The same, for what an ephemeral update puts beside local storage.
+    async fn open_ephemeral(folder: PathBuf, update: UpdateId) -> Result<Self, LocalError> {
+        Self::open_disk(Disk::new(folder, Some(update))).await
+    }
+
+    async fn open_disk(disk: Disk) -> Result<Self, LocalError> {
+        let disk = Arc::new(disk);
         let opened = disk.clone();
         blocking(move || opened.prepare()).await?;
         let blobs = BlobStore::open(disk.modules()).await?;
@@ -232,6 +245,14 @@ impl LocalStorage {
         .await
     }
 
+    /// Takes a module that another storage of this node has; `false` when it has none that is sound.
+    ///
+    /// # Errors
+    /// The disk cannot be written.
+    pub async fn take_from(&self, other: &LocalStorage, signature: Signature) -> Result<bool, LocalError> {
+        Ok(self.blobs().take_from(other.blobs(), &modules::hash(&signature)).await?)
+    }
+
     /// Makes the generation that the plan leads to from `base`, complete, verified and on disk, without making it current.
     /// Everything lacking must have been fetched. Manifests may be left out as in [`LocalStorage::planned`].
     ///
@@ -276,13 +297,13 @@ impl LocalStorage {
         .await
     }
 
-    /// Makes [`LocalStorage::live`] lead to this generation's tree: to be called before its modules are started, and again
-    /// with the old number when those take over again. With 0 there is no such link.
+    /// Makes [`LocalStorage::live`] lead to this software's tree: to be called before its modules are started, and again
+    /// with the old one when those take over again. With generation 0 there is no such link.
     ///
     /// # Errors
     /// [`LocalError::NoGeneration`]; the disk cannot be written.
-    pub async fn show_live(&self, number: u64) -> Result<(), LocalError> {
-        self.alone(move |disk| disk.show_live(number)).await
+    pub async fn show_live(&self, software: Software) -> Result<(), LocalError> {
+        self.alone(move |disk| disk.show_live(software)).await
     }
 
     /// Makes a generation current, durably: what a node restart starts from now on. 0 is nothing. Its tree is live then too.

@@ -22,7 +22,7 @@ impl Planner<'_> {
     /// What a node has, by package.
     pub(super) fn has(&self, node: &Node) -> ByPackage {
         let mut by_package = ByPackage::new();
-        for has in modules_of(self.record, &node.current) {
+        for has in modules_of(self.record, &node.current.packages, &node.current.modules) {
             by_package.entry(has.manifest.name.clone()).or_default().insert(has.path(), has.planned());
         }
         by_package

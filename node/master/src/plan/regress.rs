@@ -15,6 +15,9 @@ impl Planner<'_> {
     /// What changes on a node that goes back: as a whole if no package is named, else with these packages. A named package
     /// that is installed goes back to what the node had before it; another is the version to go back to.
     pub(super) fn regress(&self, node: &Node, packages: &BTreeSet<PackageId>) -> Result<Fate, Vec<Blocker>> {
+        if let Some(ephemeral) = &node.ephemeral {
+            return Err(vec![Blocker::Ephemeral { node: node.name.clone(), update: ephemeral.update }]);
+        }
         let before = self.has(node);
         let (to, after, local) = if packages.is_empty() {
             let generation = self.generation_before(node).ok_or_else(|| vec![nothing(node, String::new())])?;
@@ -119,7 +122,7 @@ impl Planner<'_> {
             return Err(unknown.into_iter().map(|id| Blocker::UnknownPackage { package: *id }).collect());
         }
         let mut by_package = ByPackage::new();
-        for has in modules_of(self.record, generation) {
+        for has in modules_of(self.record, &generation.packages, &generation.modules) {
             by_package.entry(has.manifest.name.clone()).or_default().insert(has.path(), has.planned());
         }
         Ok(by_package)

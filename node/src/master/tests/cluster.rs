@@ -241,6 +241,7 @@ impl Script {
         let state = NodeState {
             facts: self.facts.clone(),
             current: self.current.clone(),
+            ephemeral: None,
             kept: BTreeMap::new(),
             open: open.into_iter().collect(),
         };

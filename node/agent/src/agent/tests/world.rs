@@ -14,7 +14,7 @@ use tribune_keeper::{
     AfterExit, ChildId, ChildSpec, ChildState, ChildStatus, Event, Exit, Hello, KeeperStart, OpenSocket, Refusal, SignalName,
     SocketAddress,
 };
-use tribune_messages::node::{Directive, Overruling, Want};
+use tribune_messages::node::{Directive, Keep, Overruling, Want};
 use tribune_p2p::blobs::BlobStore;
 use tribune_raft_store::model::{Generation, NodeName, NodePlan, NodeReport, Platform, Signature, Span, UpdateId, UpdateKind};
 
@@ -313,7 +313,14 @@ impl World {
         let number = standing.current.number;
         let base = if base.is_empty() { Installed::default() } else { crate::local::tests::fixtures::having(base) };
         assert_eq!(base.generation.packages, standing.current.packages, "generation {number}");
-        Update { id: UpdateId(self.updates), plan: plan(&base, to), manifests: texts(to), overruled: Vec::new(), round: 0 }
+        Update {
+            id: UpdateId(self.updates),
+            plan: plan(&base, to),
+            manifests: texts(to),
+            overruled: Vec::new(),
+            round: 0,
+            keep: Keep::Installed,
+        }
     }
 
     /// Installs packages, with everything that belongs to it.
@@ -348,6 +355,7 @@ pub(super) struct Update {
     pub(super) manifests: Vec<String>,
     pub(super) overruled: Vec<Overruling>,
     pub(super) round: u32,
+    pub(super) keep: Keep,
 }
 
 impl Update {
@@ -361,6 +369,7 @@ impl Update {
             plan: self.plan.clone(),
             manifests: self.manifests.clone(),
             max_defer: Span::from_secs(60),
+            keep: self.keep,
             overruled: self.overruled.clone(),
         }]);
     }

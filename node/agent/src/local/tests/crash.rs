@@ -11,7 +11,7 @@ use tribune_raft_store::model::UpdateId;
 
 use super::fixtures::*;
 use super::{app, two_versions};
-use crate::local::LocalStorage;
+use crate::local::{LocalStorage, Software};
 
 const FOLDER: &str = "TRIBUNE_TEST_CRASH_FOLDER";
 const AT: &str = "TRIBUNE_TEST_CRASH_AT";
@@ -36,7 +36,7 @@ async fn update(storage: &LocalStorage) {
     storage.save_update(UpdateId(3), "staging").await.unwrap();
     let staged = storage.stage(UpdateId(3), &base, &plan(&base, &to), &texts(&to)).await.unwrap();
     assert_eq!(staged.number(), 3);
-    storage.show_live(3).await.unwrap();
+    storage.show_live(Software::Generation(3)).await.unwrap();
     storage.switch_current(3).await.unwrap();
     storage.remove_update(UpdateId(3)).await.unwrap();
     storage.discard(9).await.unwrap();

@@ -1,0 +1,159 @@
+//! The life of an update whose software is not kept, entry by entry.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+use tribune_raft_store::command::{MasterCommand, Rejection, UserCommand};
+use tribune_raft_store::model::*;
+use tribune_raft_store::record::WaitingFor;
+
+use crate::fleet::{Fleet, accepts, install, manifest, node, nodes, process};
+
+const ALL: [&str; 2] = ["a", "b"];
+
+/// Two nodes that run an ephemeral update, each in a wave of its own, and the update.
+fn running() -> (Fleet, UpdateId) {
+    let mut fleet = Fleet::new(&ALL);
+    let app = manifest("app", "1.0.0", json!({}), &[json!({ "name": "main", "run": ["main"] })]);
+    let package = fleet.publish(&app);
+    let module = PlannedModule { package, index: 0, signature: app.modules[0].signature, size: 1000 };
+    let change = PackageChange { name: app.name.clone(), from: None, to: Some(package) };
+    let one = NodePlan { changes: vec![change], modules: BTreeMap::from([("app/main".into(), module)]), local: false };
+    let plan = Plan {
+        revision: 1,
+        nodes: ALL.iter().map(|name| (node(name), one.clone())).collect(),
+        waves: ALL.iter().map(|name| vec![node(name)]).collect(),
+        ..Plan::default()
+    };
+    let mut request = install(&ALL, &[package]);
+    request.options.ephemeral = true;
+    let id = fleet.submit(request, plan);
+    for name in ALL {
+        fleet.vote(id, name, &[accepts(process("svc", 1))]);
+    }
+    for name in ALL {
+        fleet.report(id, name, NodeReport::Staged).unwrap();
+    }
+    for name in ALL {
+        fleet.become_ready(id, name);
+        fleet.tell(MasterCommand::Go { update: id, nodes: nodes(&[name]) }).unwrap();
+        fleet.report(id, name, NodeReport::Started).unwrap();
+        fleet.report(id, name, runs(&fleet, id, name)).unwrap();
+    }
+    assert_eq!(*fleet.phase(id), Phase::Verifying);
+    fleet.tell(MasterCommand::Verified { update: id, discrepancies: Vec::new() }).unwrap();
+    (fleet, id)
+}
+
+/// What a node says of what it runs.
+fn runs(fleet: &Fleet, id: UpdateId, name: &str) -> NodeReport {
+    let plan = fleet.update(id).plan.clone().unwrap();
+    let Generation { packages, modules, .. } = fleet.generation(name, &plan.nodes[&node(name)]);
+    NodeReport::Running { software: Ephemeral { update: id, packages, modules } }
+}
+
+/// A node installs what it runs.
+fn persists(fleet: &mut Fleet, id: UpdateId, name: &str) {
+    let plan = fleet.update(id).plan.clone().unwrap();
+    let current = fleet.generation(name, &plan.nodes[&node(name)]);
+    fleet.report(id, name, NodeReport::Settled { current }).unwrap();
+}
+
+#[test]
+fn what_runs_is_not_installed_and_waits_for_somebody_to_persist_it() {
+    let (mut fleet, id) = running();
+    assert_eq!(*fleet.phase(id), Phase::Unpersisted);
+    for name in ALL {
+        let row = fleet.node(name);
+        assert_eq!((row.current.number, row.should.len(), row.packages().len()), (0, 0, 1), "{name}");
+    }
+    let waiting = fleet.record.waiting(fleet.update(id)).unwrap();
+    assert_eq!(waiting.waiting_for, WaitingFor::Persist { nodes: ALL.map(node).to_vec() });
+    assert_eq!(waiting.can, ["tribune update persist u1", "tribune update cancel u1"]);
+
+    fleet.order(UserCommand::Persist { update: id }, None).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Persisting);
+    let again = fleet.order(UserCommand::Persist { update: id }, None);
+    assert!(matches!(again, Err(Rejection::Phase { .. })), "{again:?}");
+    persists(&mut fleet, id, "a");
+    assert_eq!(*fleet.phase(id), Phase::Persisting, "b has not installed it");
+    persists(&mut fleet, id, "b");
+    assert_eq!(*fleet.phase(id), Phase::Verifying, "what is installed is checked again");
+    fleet.tell(MasterCommand::Verified { update: id, discrepancies: Vec::new() }).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Ended { outcome: Outcome::Completed });
+    for name in ALL {
+        let row = fleet.node(name);
+        assert_eq!((row.current.number, row.should.len()), (1, 1), "{name}");
+        assert_eq!(row.ephemeral, None, "{name}");
+    }
+}
+
+#[test]
+fn another_update_of_its_nodes_waits_until_it_is_persisted_or_taken_back() {
+    let (mut fleet, id) = running();
+    let other = UpdateRequest { options: UpdateOptions::default(), ..fleet.update(id).request.clone() };
+    let plan = fleet.update(id).plan.clone().unwrap();
+    let second = fleet.submit(other, plan);
+    assert_eq!(*fleet.phase(second), Phase::Queued { behind: vec![id] });
+    fleet.order(UserCommand::Cancel { update: id }, None).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Regressing);
+    for name in ALL {
+        fleet.report(id, name, NodeReport::Regressed { current: Generation::default(), why: None }).unwrap();
+        assert_eq!(fleet.node(name).ephemeral, None, "{name}");
+    }
+    assert_eq!(*fleet.phase(id), Phase::Ended { outcome: Outcome::Regressed });
+    assert_eq!(fleet.record.tombstones().len(), 2, "a user took it back");
+    assert!(fleet.record.waits_for(fleet.update(second)).is_empty());
+}
+
+#[test]
+fn a_restart_undoes_it_on_that_node_only_and_leaves_no_tombstone() {
+    let (mut fleet, id) = running();
+    let restarted = || NodeReport::Restarted { current: Generation::default() };
+    fleet.report(id, "a", restarted()).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Unpersisted, "it runs on b");
+    assert_eq!((fleet.step(id, "a"), fleet.step(id, "b")), (Step::Regressed, Step::Settled));
+    assert_eq!(fleet.report(id, "a", restarted()), Err(Rejection::Outdated));
+    let mut other = Fleet::with(fleet.record.clone(), fleet.index);
+
+    fleet.report(id, "b", restarted()).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Ended { outcome: Outcome::Regressed }, "it runs nowhere");
+    assert_eq!(fleet.record.tombstones().len(), 0);
+
+    other.order(UserCommand::Persist { update: id }, None).unwrap();
+    persists(&mut other, id, "b");
+    other.tell(MasterCommand::Verified { update: id, discrepancies: Vec::new() }).unwrap();
+    assert_eq!(*other.phase(id), Phase::Ended { outcome: Outcome::CompletedInPart });
+    assert_eq!((other.node("a").should.len(), other.node("b").should.len()), (0, 1));
+    assert_eq!(other.record.tombstones().len(), 0);
+}
+
+#[test]
+fn a_node_that_restarts_or_fails_while_others_install_does_not_hold_them_up() {
+    let (mut fleet, id) = running();
+    fleet.order(UserCommand::Persist { update: id }, None).unwrap();
+    persists(&mut fleet, id, "a");
+    let why = Some("the disk is full".to_owned());
+    fleet.report(id, "b", NodeReport::Regressed { current: Generation::default(), why }).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Verifying);
+    fleet.tell(MasterCommand::Verified { update: id, discrepancies: Vec::new() }).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Ended { outcome: Outcome::CompletedInPart });
+}
+
+#[test]
+fn only_what_runs_until_a_restart_can_be_persisted_or_undone_by_one() {
+    let mut fleet = Fleet::new(&["a"]);
+    let app = manifest("app", "1.0.0", json!({}), &[json!({ "name": "main" })]);
+    let package = fleet.publish(&app);
+    let plan = Plan {
+        revision: 1,
+        nodes: BTreeMap::from([(node("a"), NodePlan::default())]),
+        waves: vec![vec![node("a")]],
+        ..Plan::default()
+    };
+    let id = fleet.submit(install(&["a"], &[package]), plan);
+    let refused = fleet.order(UserCommand::Persist { update: id }, None);
+    assert!(matches!(&refused, Err(Rejection::Phase { why, .. }) if why.contains("by itself")), "{refused:?}");
+    let restarted = NodeReport::Restarted { current: Generation::default() };
+    assert_eq!(fleet.report(id, "a", restarted), Err(Rejection::Outdated));
+}
