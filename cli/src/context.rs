@@ -8,7 +8,7 @@ use tribune_messages::api::{
 };
 use tribune_node::client::{Client, ClientError, Uploaded};
 use tribune_raft_store::command::{Accepted, UserCommand};
-use tribune_raft_store::model::{NodeName, PackageId, PackageName, UpdateId};
+use tribune_raft_store::model::{NodeName, PackageId, PackageName, Unmet, UpdateId};
 
 use crate::args::Global;
 use crate::output::Printer;
@@ -139,6 +139,17 @@ impl Context {
         match self.ask(ApiRequest::Query(Query::Classes)).await? {
             ApiResponse::Classes(classes) => Ok(classes),
             _ => Err(unexpected("the classes")),
+        }
+    }
+
+    /// The needs that are not met.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub async fn unmet(&mut self) -> Done<Vec<Unmet>> {
+        match self.ask(ApiRequest::Query(Query::Unmet)).await? {
+            ApiResponse::Unmet(unmet) => Ok(unmet),
+            _ => Err(unexpected("the needs that are not met")),
         }
     }
 

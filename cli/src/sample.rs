@@ -75,6 +75,7 @@ pub fn vetoed() -> UpdateInfo {
     update.nodes.get_mut(&"n2".parse::<NodeName>().unwrap()).unwrap().ballots.push(vetoing());
     UpdateInfo {
         update,
+        repaired: std::collections::BTreeSet::new(),
         waiting: Some(Waiting {
             waiting_for: WaitingFor::Decision {
                 about: vec!["billing/billingd (pid 412) on node n2: the day is being closed".into()],

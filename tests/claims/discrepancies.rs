@@ -80,10 +80,16 @@ fn claim_16_a_discrepancy_is_named_to_the_user_in_the_update_the_events_and_the_
     ensure!(named, "no event names it:\n{events}");
     ensure!(at.watch(&update)? == 4, "the exit code says it again");
 
+    ensure!(shown.contains("needs that are not met"), "{shown}");
+    cluster.admin(at, &["check"])?.expect(4)?;
+
     // Repaired by a consumer that goes with the new API, it is there no more.
     let repaired = PackageSource::new("far", "1.1.0").probe("m", "f2", "consumes = [\"ledger.api@^2\"]");
-    let update = install(&cluster, &repaired, &["n2"])?;
-    let shown = at.json(&["update", "show", &update])?;
+    let repair = install(&cluster, &repaired, &["n2"])?;
+    let shown = at.json(&["update", "show", &repair])?;
     ensure!(shown["outcome"] == "completed" && found(&shown)?.is_empty(), "{shown}");
+    cluster.admin(at, &["check"])?.expect(0)?;
+    let shown = at.cli(&["update", "show", &update])?.expect(0)?.stdout;
+    ensure!(shown.contains("needs that were not met, and are again"), "{shown}");
     Ok(())
 }

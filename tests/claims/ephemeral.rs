@@ -134,9 +134,20 @@ fn claim_10_a_discrepancy_is_named_to_the_user_and_is_gone_when_it_is_repaired()
     let events = at.cli(&["events"])?.expect(0)?.stdout;
     ensure!(events.contains("on node n2, far/m needs ledger.api@^1 and there is ledger.api@2.0.0 on node n1"), "{events}");
 
-    // Taken back, the need is met again: the next check has nothing to say.
+    let check = cluster.admin(at, &["check", "-o", "json"])?.expect(4)?.json()?;
+    let unmet = &check["items"][0];
+    let named = unmet["node"] == "n2" && unmet["module"] == "far/m" && unmet["needs"] == "ledger.api@^1";
+    ensure!(check["count"] == 1 && named && unmet["update"] == *update && unmet["accepted_by"] == "admin", "{check}");
+
+    // Taken back, the need is met again.
     cluster.admin(at, &["update", "cancel", &update])?.expect(0)?;
     ensure!(at.watch(&update)? == 5, "it is taken back");
+    cluster.admin(at, &["check"])?.expect(0)?;
+    ensure!(at.json(&["update", "show", &update])?["discrepancies"][0]["repaired"] == true, "it is shown as repaired");
+    eventually("the events say so", || {
+        let events = at.cli(&["events"])?.expect(0)?.stdout;
+        Ok(events.contains("on node n2, far/m needs ledger.api@^1, which is met again").then_some(()))
+    })?;
     let update = install(&cluster, &provider("1.2.0"), &["n1"])?;
     let shown = at.json(&["update", "show", &update])?;
     ensure!(shown["outcome"] == "completed" && found(&shown)?.is_empty(), "{shown}");

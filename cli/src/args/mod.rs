@@ -135,6 +135,9 @@ pub enum Command {
     /// Look at the processes of a node
     #[command(subcommand)]
     Process(ProcessCommand),
+    /// Check the needs of everything that runs, within nodes and between them
+    #[command(after_help = "Exit code 4 if a need is not met.")]
+    Check,
     /// Show what happened
     Events(EventsArgs),
     /// Look at this node's own storage, and take it back, without the cluster

@@ -10,7 +10,7 @@ use tribune_raft_store::model::{CharacteristicKey, ClassName, Desired, Node, Nod
 use crate::args::{AdminCommand, ClassCommand, NodeCommand, ProcessCommand};
 use crate::context::{Context, unexpected};
 use crate::exit::Exit;
-use crate::json::{ClassView, LogView, Many, NodeView, ProcessView, StatusView};
+use crate::json::{ClassView, LogView, Many, NodeView, ProcessView, StatusView, UnmetView};
 use crate::output::fleet;
 use crate::output::words::list;
 use crate::places::no_folder;
@@ -23,6 +23,13 @@ pub async fn status(context: &mut Context) -> Done {
     let ApiResponse::Status(status) = context.ask(ApiRequest::Status).await? else { return Err(unexpected("how it is")) };
     context.print.show("status", || fleet::status(&status), || StatusView::of(&status));
     Ok(Exit::Done)
+}
+
+/// `check`.
+pub async fn check(context: &mut Context) -> Done {
+    let unmet = context.unmet().await?;
+    context.print.show("unmet", || fleet::unmet(&unmet), || unmet.iter().map(UnmetView::of).collect::<Many<_>>());
+    Ok(if unmet.is_empty() { Exit::Done } else { Exit::Discrepancies })
 }
 
 /// `node …`.

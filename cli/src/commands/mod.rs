@@ -85,6 +85,7 @@ async fn client(context: &mut Context, command: Command) -> Done {
         Command::Image(command) => package::image(context, command).await,
         Command::Update(command) => update::update(context, command).await,
         Command::Regress(args) => update::regress(context, args).await,
+        Command::Check => fleet::check(context).await,
         Command::Events(args) => events::events(context, args).await,
         Command::Local(command) => local::local(context, command).await,
         Command::Run | Command::Agent | Command::Shim | Command::Demo | Command::Completions { .. } => {

@@ -16,7 +16,7 @@ use crate::problem::Problem;
 pub use fleet::{ClassView, EventView, LogView, NodeView, ProcessView, StatusView, raft_role};
 pub use local::{GenerationView, LocalView};
 pub use package::{FileView, PackageView, TargetsView};
-pub use plan::PlanView;
+pub use plan::{PlanView, UnmetView};
 pub use update::{SummaryView, UpdateView};
 
 /// The version of all documents. It is raised when a field goes or changes its meaning, not when one is added.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use tribune_raft_store::model::{Blocker, Discrepancy, NodePlan, Plan};
+use tribune_raft_store::model::{Blocker, Discrepancy, NodePlan, Plan, Unmet};
 
 use super::fleet::texts;
 use super::word;
@@ -51,6 +51,29 @@ pub struct DiscrepancyView {
     needs: String,
     found: String,
     scope: String,
+}
+
+/// A need that is not met now, in `unmet`.
+#[derive(Debug, Serialize)]
+pub struct UnmetView {
+    #[serde(flatten)]
+    need: DiscrepancyView,
+    since_at: u64,
+    update: Option<String>,
+    accepted_by: Option<String>,
+}
+
+impl UnmetView {
+    /// The view of an unmet need.
+    pub fn of(unmet: &Unmet) -> Self {
+        let Unmet { discrepancy, since, update, accepted_by } = unmet;
+        Self {
+            need: DiscrepancyView::of(discrepancy),
+            since_at: since.0,
+            update: update.as_ref().map(ToString::to_string),
+            accepted_by: accepted_by.clone(),
+        }
+    }
 }
 
 impl PlanView {

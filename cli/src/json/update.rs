@@ -1,11 +1,12 @@
 //! Documents about updates.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use tribune_messages::api::{UpdateInfo, UpdateSummary};
 use tribune_raft_store::model::{
-    Answer, BallotCast, Decision, DecisionTaken, NodeName, NodeProgress, Phase, ProcessRef, Targets, Update, UpdateOptions,
+    Answer, BallotCast, Decision, DecisionTaken, Discrepancy, NeedKey, NodeName, NodeProgress, Phase, ProcessRef, Targets,
+    Update, UpdateOptions,
 };
 use tribune_raft_store::record::{Waiting, WaitingFor};
 
@@ -91,7 +92,7 @@ pub struct UpdateView {
     nodes: BTreeMap<String, ProgressView>,
     vetoes: Vec<VetoView>,
     decisions: Vec<DecisionView>,
-    discrepancies: Vec<DiscrepancyView>,
+    discrepancies: Vec<FoundView>,
     plan: Option<PlanView>,
     reason: Option<String>,
 }
@@ -99,7 +100,7 @@ pub struct UpdateView {
 impl UpdateView {
     /// The view of an update.
     pub fn of(info: &UpdateInfo) -> Self {
-        let UpdateInfo { update, waiting, packages, index: _, now } = info;
+        let UpdateInfo { update, waiting, repaired, packages, index: _, now } = info;
         let names = Names::of(packages);
         let (phase, wave, outcome) = phase(&update.phase);
         let progress =
@@ -122,10 +123,24 @@ impl UpdateView {
             nodes: update.nodes.iter().map(progress).collect(),
             vetoes: vetoes(update),
             decisions: update.decisions.iter().map(DecisionView::of).collect(),
-            discrepancies: update.discrepancies.iter().map(DiscrepancyView::of).collect(),
+            discrepancies: update.discrepancies.iter().map(|found| FoundView::of(found, repaired)).collect(),
             plan: update.plan.as_ref().map(|plan| PlanView::of(plan, &names)),
             reason: update.reason.clone(),
         }
+    }
+}
+
+/// A need that was not met when the update was done.
+#[derive(Debug, Serialize)]
+struct FoundView {
+    #[serde(flatten)]
+    need: DiscrepancyView,
+    repaired: bool,
+}
+
+impl FoundView {
+    fn of(found: &Discrepancy, repaired: &BTreeSet<NeedKey>) -> Self {
+        Self { need: DiscrepancyView::of(found), repaired: repaired.contains(&NeedKey::from(found)) }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use tribune_messages::api::{ClassInfo, LocalInfo, LogText, NodeInfo, ProcessInfo, Status};
-use tribune_raft_store::model::{Event, Generation, PackageName};
+use tribune_raft_store::model::{Discrepancy, Event, Generation, PackageName, Unmet};
 
 use super::table::Table;
 use super::words::{self, clean, list, or_dash, span, time};
@@ -108,6 +108,24 @@ pub fn node(info: &NodeInfo) -> String {
         text.push_str(&format!("\n\n{modules}"));
     }
     text
+}
+
+/// `check`.
+pub fn unmet(unmet: &[Unmet]) -> String {
+    let mut table = Table::new(["node", "module", "needs", "there is", "since", "by", "accepted by"]);
+    for Unmet { discrepancy, since, update, accepted_by } in unmet {
+        let Discrepancy { node, module, needs, found, scope: _ } = discrepancy;
+        table.row([
+            node.to_string(),
+            module.clone(),
+            needs.clone(),
+            found.clone(),
+            ago(*since),
+            or_dash(update.as_ref().map(ToString::to_string).unwrap_or_default()),
+            or_dash(accepted_by.clone().unwrap_or_default()),
+        ]);
+    }
+    or_none(table.to_string(), "every need is met", unmet.is_empty())
 }
 
 /// `class list`.

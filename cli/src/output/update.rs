@@ -1,7 +1,11 @@
 //! Updates and plans as text: what an update waits for, since when, and what can be done.
 
+use std::collections::BTreeSet;
+
 use tribune_messages::api::{UpdateInfo, UpdateSummary};
-use tribune_raft_store::model::{Answer, BallotCast, Decision, NodeName, NodePlan, Phase, Plan, Timestamp, Update, UpdateKind};
+use tribune_raft_store::model::{
+    Answer, BallotCast, Decision, Discrepancy, NeedKey, NodeName, NodePlan, Phase, Plan, Timestamp, Update, UpdateKind,
+};
 use tribune_raft_store::record::WaitingFor;
 
 use super::table::Table;
@@ -27,7 +31,7 @@ pub fn list_of(updates: &[UpdateSummary]) -> String {
 
 /// `update show`.
 pub fn show(info: &UpdateInfo) -> String {
-    let UpdateInfo { update, waiting: _, packages, index: _, now } = info;
+    let UpdateInfo { update, waiting: _, repaired, packages, index: _, now } = info;
     let names = Names::of(packages);
     let kind = match update.request.kind {
         UpdateKind::Install => "update",
@@ -47,7 +51,7 @@ pub fn show(info: &UpdateInfo) -> String {
     text.push_str(&ballots(update));
     text.push_str(&failures(update));
     text.push_str(&decisions(update, *now));
-    text.push_str(&discrepancies(update));
+    text.push_str(&discrepancies(update, repaired));
     if let Some(plan) = &update.plan {
         text.push_str(&left_out(plan));
     }
@@ -187,13 +191,14 @@ pub fn decision(decision: &Decision) -> String {
     }
 }
 
-fn discrepancies(update: &Update) -> String {
-    if update.discrepancies.is_empty() {
-        return String::new();
-    }
-    let lines: String =
-        update.discrepancies.iter().map(|discrepancy| format!("  - {}\n", clean(&discrepancy.to_string()))).collect();
-    format!("\nneeds that are not met\n{lines}")
+fn discrepancies(update: &Update, repaired: &BTreeSet<NeedKey>) -> String {
+    let (gone, there): (Vec<_>, Vec<_>) =
+        update.discrepancies.iter().partition(|discrepancy| repaired.contains(&NeedKey::from(*discrepancy)));
+    let named = |title: &str, discrepancies: &[&Discrepancy]| {
+        let lines: String = discrepancies.iter().map(|found| format!("  - {}\n", clean(&found.to_string()))).collect();
+        if lines.is_empty() { lines } else { format!("\n{title}\n{lines}") }
+    };
+    named("needs that are not met", &there) + &named("needs that were not met, and are again", &gone)
 }
 
 fn left_out(plan: &Plan) -> String {

@@ -7,11 +7,11 @@ use std::collections::BTreeSet;
 
 use tribune_raft_store::command::{Body, Entry, MasterCommand};
 use tribune_raft_store::model::{Blocker, NodeName, NodeProgress, Phase, Span, Step, Timestamp, Update};
-use tribune_raft_store::record::{LogPlace, Record};
+use tribune_raft_store::record::{LogPlace, MAX_UNMET, Record};
 
 use crate::liveness::{GRACE, Liveness, MasterClock};
 use crate::plan::plan_again;
-use crate::verify::verdict;
+use crate::verify::{discrepancies, verdict};
 
 /// What the master should now propose. [`Liveness::observe`] has to be called before. Each command would be accepted by the
 /// record as it is; after one was applied, ask again.
@@ -31,8 +31,23 @@ pub fn due(record: &Record, liveness: &Liveness, now: MasterClock, master: Optio
             _ => None,
         });
     }
+    commands.extend(check(record));
     commands.retain(|command| command_would_move(record, command));
     commands
+}
+
+/// The check of what the fleet has, when that has changed since the last. While nodes change over, old and new live side by
+/// side for a moment: what they need is not looked at then.
+fn check(record: &Record) -> Option<MasterCommand> {
+    let cluster = record.cluster().filter(|cluster| cluster.checked < cluster.installed)?;
+    let moving =
+        |update: &Update| matches!(update.phase, Phase::Wave { .. } | Phase::Verifying | Phase::Persisting | Phase::Regressing);
+    if record.updates().values().any(moving) {
+        return None;
+    }
+    let mut discrepancies = discrepancies(record);
+    discrepancies.truncate(MAX_UNMET);
+    Some(MasterCommand::Checked { installed: cluster.installed, discrepancies })
 }
 
 /// When [`due`] could have another answer just because time passed; `None`: not before something else happens.

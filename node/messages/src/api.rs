@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use tribune_raft_store::command::{Accepted, Rejection, SignedOrder, UserCommand};
 use tribune_raft_store::model::{
-    Class, ClusterId, Ephemeral, Event, Generation, Node, NodeName, PackageId, PackageName, PeerId, Plan, ProcessRef, RequestId,
-    Role, Span, Timestamp, Update, UpdateId, UpdateRequest,
+    Class, ClusterId, Ephemeral, Event, Generation, NeedKey, Node, NodeName, PackageId, PackageName, PeerId, Plan, ProcessRef,
+    RequestId, Role, Span, Timestamp, Unmet, Update, UpdateId, UpdateRequest,
 };
 use tribune_raft_store::record::Waiting;
 
@@ -80,6 +80,8 @@ pub enum Query {
     Nodes,
     /// All classes: [`ApiResponse::Classes`].
     Classes,
+    /// The needs that are not met: [`ApiResponse::Unmet`].
+    Unmet,
     /// All packages, or those of a name: [`ApiResponse::Packages`].
     Packages {
         /// Of this name.
@@ -133,6 +135,8 @@ pub enum ApiResponse {
     Nodes(Vec<NodeInfo>),
     /// The classes, each with its nodes.
     Classes(Vec<ClassInfo>),
+    /// The needs that are not met.
+    Unmet(Vec<Unmet>),
     /// The packages, by name and version.
     Packages(Vec<PackageInfo>),
     /// The updates.
@@ -325,6 +329,8 @@ pub struct UpdateInfo {
     pub update: Update,
     /// What it waits for; none: it has ended.
     pub waiting: Option<Waiting>,
+    /// Those of its discrepancies that are there no more.
+    pub repaired: BTreeSet<NeedKey>,
     /// Name and version of every package in its plan and targets.
     pub packages: BTreeMap<PackageId, (PackageName, String)>,
     /// The log index of the record this was read from.

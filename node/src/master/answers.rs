@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tribune_master::{discrepancies, verdict};
 use tribune_messages::api::{ClassInfo, NodeInfo, PackageInfo, UpdateInfo, UpdateSummary};
 use tribune_raft_store::model::{
-    Event, NodeName, PackageChange, PackageId, PackageName, PublicKey, Timestamp, Update, UpdateKind,
+    Discrepancy, Event, NeedKey, NodeName, PackageChange, PackageId, PackageName, PublicKey, Timestamp, Unmet, Update, UpdateKind,
 };
 use tribune_raft_store::record::Record;
 
@@ -93,7 +94,28 @@ pub(super) fn update(record: &Record, update: &Update, index: u64, now: Timestam
         let manifest = &record.packages().get(&id)?.manifest;
         Some((id, (manifest.name.clone(), manifest.version.to_string())))
     });
-    UpdateInfo { update: update.clone(), waiting: record.waiting(update), packages: named.collect(), index, now }
+    let (waiting, repaired) = (record.waiting(update), repaired(record, update));
+    UpdateInfo { update: update.clone(), waiting, repaired, packages: named.collect(), index, now }
+}
+
+/// The discrepancies of an update that are there no more.
+fn repaired(record: &Record, update: &Update) -> BTreeSet<NeedKey> {
+    if update.discrepancies.is_empty() {
+        return BTreeSet::new();
+    }
+    let there: BTreeSet<NeedKey> = discrepancies(record).iter().chain(&verdict(record, update)).map(NeedKey::from).collect();
+    update.discrepancies.iter().map(NeedKey::from).filter(|need| !there.contains(need)).collect()
+}
+
+/// The needs that are not met now, with what the record knows of each.
+pub(super) fn unmet(record: &Record) -> Vec<Unmet> {
+    let now = record.cluster().map(|cluster| cluster.time).unwrap_or_default();
+    let known = |discrepancy: Discrepancy| {
+        let row = record.unmet().get(&NeedKey::from(&discrepancy)).cloned();
+        let (since, update, accepted_by) = row.map_or((now, None, None), |row| (row.since, row.update, row.accepted_by));
+        Unmet { discrepancy, since, update, accepted_by }
+    };
+    discrepancies(record).into_iter().map(known).collect()
 }
 
 /// Events with a greater number than `after`, oldest first, at most `limit`; without `after` the last ones.

@@ -359,6 +359,13 @@ pub enum MasterCommand {
         /// What is not met.
         discrepancies: Vec<Discrepancy>,
     },
+    /// What the whole fleet has was checked.
+    Checked {
+        /// Which: the cluster's `installed` when it was looked at.
+        installed: u64,
+        /// Every need that is not met.
+        discrepancies: Vec<Discrepancy>,
+    },
 }
 
 impl MasterCommand {
@@ -377,6 +384,7 @@ impl MasterCommand {
             MasterCommand::Away { .. } => "away",
             MasterCommand::DecideExpired { .. } => "decide expired",
             MasterCommand::Verified { .. } => "verified",
+            MasterCommand::Checked { .. } => "checked",
         }
     }
 }

@@ -33,6 +33,12 @@ pub struct Cluster {
     pub next_update: u64,
     /// The number of the next event.
     pub next_event: u64,
+    /// The log index of the last change of what any node has or runs.
+    #[serde(default)]
+    pub installed: u64,
+    /// The [`installed`](Self::installed) of which the list of unmet needs was made.
+    #[serde(default)]
+    pub checked: u64,
 }
 
 /// What can be set for the whole cluster.
@@ -329,6 +335,8 @@ pub enum EventKind {
     NodeRestarted,
     /// A discrepancy was found.
     Discrepancy,
+    /// A discrepancy is there no more.
+    DiscrepancyRepaired,
     /// A principal or token was added.
     AccessChanged,
 }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::ids::{ClassName, NodeName, PackageId, PackageName, Signature, UpdateId};
+use super::ids::{ClassName, NodeName, PackageId, PackageName, Signature, Timestamp, UpdateId};
 
 /// Why a plan leaves out a node that is away.
 pub const LEFT_OUT_AWAY: &str = "it is away";
@@ -201,6 +201,37 @@ impl Discrepancy {
     pub fn need_name(&self) -> &str {
         self.needs.split(['@', ' ']).next().unwrap_or(&self.needs)
     }
+}
+
+/// What tells a need of the cluster from every other.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct NeedKey {
+    /// The node whose module needs something.
+    pub node: NodeName,
+    /// The module, as `package/module`.
+    pub module: String,
+    /// What it needs.
+    pub needs: String,
+}
+
+impl From<&Discrepancy> for NeedKey {
+    fn from(discrepancy: &Discrepancy) -> Self {
+        let Discrepancy { node, module, needs, found: _, scope: _ } = discrepancy.clone();
+        Self { node, module, needs }
+    }
+}
+
+/// A need that is not met now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unmet {
+    /// The need, and what there is instead.
+    pub discrepancy: Discrepancy,
+    /// Since when that is known.
+    pub since: Timestamp,
+    /// The update after which it was found; `None`: no update of the cluster brought it about.
+    pub update: Option<UpdateId>,
+    /// Who accepted it by name.
+    pub accepted_by: Option<String>,
 }
 
 impl fmt::Display for Discrepancy {

@@ -109,6 +109,7 @@ impl Record {
             MasterCommand::Away { update, node } => self.away(at, *update, node),
             MasterCommand::DecideExpired { update, waited } => self.decide_expired(at, *update, *waited),
             MasterCommand::Verified { update, discrepancies } => self.verified(at, *update, discrepancies),
+            MasterCommand::Checked { installed, discrepancies } => self.checked(at, *installed, discrepancies),
         }
     }
 

@@ -36,6 +36,8 @@ impl Record {
                 settings: Settings::default(),
                 next_update: 1,
                 next_event: 1,
+                installed: 0,
+                checked: 0,
             },
         );
         let admin = Principal { name: birth.admin.clone(), role: Role::Admin, added: at.time };
@@ -95,6 +97,7 @@ impl Record {
             return Ok(Accepted::Done);
         }
         let plannable = node.facts.platform != facts.platform || node.facts.discovered != facts.discovered || !same_software;
+        let other_software = node.current != *current || node.ephemeral.as_ref() != ephemeral;
         node.facts = facts.clone();
         node.current = current.clone();
         node.ephemeral = ephemeral.cloned();
@@ -103,6 +106,9 @@ impl Record {
             node.version = at.index;
         }
         self.nodes.put(name.clone(), node);
+        if other_software {
+            self.software_changed(at);
+        }
         Ok(Accepted::Done)
     }
 

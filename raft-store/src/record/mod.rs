@@ -6,6 +6,7 @@
 mod access;
 mod apply;
 mod fleet;
+mod needs;
 mod progress;
 mod query;
 mod table;
@@ -17,13 +18,14 @@ use rpds::RedBlackTreeMapSync;
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
+pub use needs::MAX_UNMET;
 pub use query::{Waiting, WaitingFor};
 pub use table::{Change, Key, Table};
 
 use crate::command::Response;
 use crate::model::{
-    Class, ClassName, Cluster, Event, Node, NodeName, Package, PackageId, PackageName, Principal, PublicKey, RECORD_LEVEL,
-    RequestId, Signature, Timestamp, Token, Tombstone, TombstoneKey, Update, UpdateId,
+    Class, ClassName, Cluster, Event, NeedKey, Node, NodeName, Package, PackageId, PackageName, Principal, PublicKey,
+    RECORD_LEVEL, RequestId, Signature, Timestamp, Token, Tombstone, TombstoneKey, Unmet, Update, UpdateId,
 };
 
 /// How many ended updates are kept.
@@ -91,6 +93,7 @@ pub struct Record {
     tokens: Table<Signature, Token>,
     events: Table<u64, Event>,
     answers: Table<RequestId, Answered>,
+    unmet: Table<NeedKey, Unmet>,
     /// Not stored: follows from `packages`.
     versions: RedBlackTreeMapSync<(PackageName, Version), PackageId>,
     /// Not stored: follows from `answers`, oldest first.
@@ -110,6 +113,7 @@ macro_rules! each_table {
         $call!($record.tokens);
         $call!($record.events);
         $call!($record.answers);
+        $call!($record.unmet);
     };
 }
 
@@ -126,6 +130,7 @@ impl Default for Record {
             tokens: Table::new(8),
             events: Table::new(9),
             answers: Table::new(10),
+            unmet: Table::new(11),
             versions: RedBlackTreeMapSync::new_sync(),
             answer_ages: RedBlackTreeMapSync::new_sync(),
         }
@@ -158,6 +163,7 @@ impl Record {
             .chain(self.tokens.entries())
             .chain(self.events.entries())
             .chain(self.answers.entries())
+            .chain(self.unmet.entries())
     }
 
     /// The record with these rows.
@@ -194,6 +200,7 @@ impl Record {
             8 => self.tokens.load(key, value),
             9 => self.events.load(key, value),
             10 => self.answers.load(key, value),
+            11 => self.unmet.load(key, value),
             other => Err(RecordError::UnknownTable(*other)),
         }
     }
@@ -231,6 +238,11 @@ impl Record {
     /// Who may do what.
     pub fn principals(&self) -> &Table<PublicKey, Principal> {
         &self.principals
+    }
+
+    /// The needs that are not met, as of the last check.
+    pub fn unmet(&self) -> &Table<NeedKey, Unmet> {
+        &self.unmet
     }
 
     /// The last events, oldest first.

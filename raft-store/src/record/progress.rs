@@ -204,6 +204,7 @@ impl Record {
         node.ephemeral = Some(software.clone());
         node.version = at.index;
         self.nodes.put(name.clone(), node);
+        self.software_changed(at);
         self.when_wave_done(at, id)
     }
 
@@ -393,9 +394,7 @@ impl Record {
         };
         let reason = update.reason.clone();
         self.updates.put(id, update);
-        for discrepancy in discrepancies {
-            self.note(at, EventKind::Discrepancy, About::both(id, &discrepancy.node), discrepancy.to_string());
-        }
+        self.found(at, id, discrepancies)?;
         if ephemeral && runs {
             self.enter(at, id, Phase::Unpersisted)?;
         } else {
@@ -409,6 +408,7 @@ impl Record {
         if node.ephemeral.take().is_some() {
             node.version = at.index;
             self.nodes.put(name.clone(), node.clone());
+            self.software_changed(at);
         }
         if node.current != *current {
             let old = std::mem::replace(&mut node.current, current.clone());
@@ -416,6 +416,7 @@ impl Record {
             node.kept.insert(old.number, old);
             node.version = at.index;
             self.nodes.put(name.clone(), node);
+            self.software_changed(at);
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use rpds::RedBlackTreeMapSync;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::RecordError;
-use crate::model::{ClassName, NodeName, PackageId, PublicKey, RequestId, Signature, TombstoneKey, UpdateId};
+use crate::model::{ClassName, NeedKey, NodeName, PackageId, PublicKey, RequestId, Signature, TombstoneKey, UpdateId};
 
 /// One changed row: its key, and its new value or `None` if it is gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +83,22 @@ impl Key for TombstoneKey {
     fn decode(bytes: &[u8]) -> Option<Self> {
         let (package, node) = bytes.split_at_checked(32)?;
         Some(Self { package: Key::decode(package)?, node: Key::decode(node)? })
+    }
+}
+
+/// No part of it has a zero byte, so the parts sort as the whole.
+impl Key for NeedKey {
+    fn encode(&self) -> Vec<u8> {
+        [self.node.as_str().as_bytes(), self.module.as_bytes(), self.needs.as_bytes()].join(&0)
+    }
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut parts = bytes.split(|byte| *byte == 0).map(std::str::from_utf8);
+        let key = Self {
+            node: parts.next()?.ok()?.parse().ok()?,
+            module: parts.next()?.ok()?.to_owned(),
+            needs: parts.next()?.ok()?.to_owned(),
+        };
+        parts.next().is_none().then_some(key)
     }
 }
 

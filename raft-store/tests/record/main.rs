@@ -4,5 +4,6 @@
 
 mod ephemeral;
 mod fleet;
+mod needs;
 mod replay;
 mod stories;

@@ -40,6 +40,7 @@ enum Act {
     Cancel { update: u8 },
     Persist { update: u8 },
     Verified { update: u8, discrepancy: bool },
+    Checked { discrepancy: bool, old: bool },
     Expired { update: u8, days: u8 },
     SetPlan { update: u8, blocked: bool },
     Class { node: u8, add: bool },
@@ -58,6 +59,7 @@ fn act() -> impl Strategy<Value = Act> {
         30 => (update.clone(), 0..8_u8).prop_map(|(update, mask)| Act::Go { update, mask }),
         4 => (update.clone(), node.clone()).prop_map(|(update, node)| Act::Away { update, node }),
         8 => (update.clone(), flag).prop_map(|(update, discrepancy)| Act::Verified { update, discrepancy }),
+        4 => (flag, prop::bool::weighted(0.2)).prop_map(|(discrepancy, old)| Act::Checked { discrepancy, old }),
         4 => (update.clone(), 0..9_u8).prop_map(|(update, days)| Act::Expired { update, days }),
         8 => (update.clone(), flag).prop_map(|(update, blocked)| Act::SetPlan { update, blocked }),
         3 => (node.clone(), 0..3_u8).prop_map(|(node, what)| Act::Raft { node, what }),
@@ -144,6 +146,16 @@ fn report(what: u8) -> NodeReport {
     }
 }
 
+fn unmet() -> Discrepancy {
+    Discrepancy {
+        node: node("a"),
+        module: "app/main".into(),
+        needs: "x@^1".into(),
+        found: "nothing".into(),
+        scope: Scope::BetweenNodes,
+    }
+}
+
 fn decision(what: u8) -> Decision {
     match what {
         0 => Decision::Abort,
@@ -199,15 +211,13 @@ fn entry(fleet: &mut Fleet, app: &Manifest, act: &Act, last: Option<&Entry>) -> 
         Act::Persist { update: id } => fleet.signed(UserCommand::Persist { update: update(id) }, None),
         Act::Cancel { update: id } => fleet.signed(UserCommand::Cancel { update: update(id) }, None),
         Act::Verified { update: id, discrepancy } => {
-            let found = Discrepancy {
-                node: node("a"),
-                module: "app/main".into(),
-                needs: "x@^1".into(),
-                found: "nothing".into(),
-                scope: Scope::BetweenNodes,
-            };
-            let discrepancies = discrepancy.then_some(found).into_iter().collect();
+            let discrepancies = discrepancy.then(unmet).into_iter().collect();
             master(fleet, MasterCommand::Verified { update: update(id), discrepancies })
+        }
+        Act::Checked { discrepancy, old } => {
+            let installed = fleet.record.cluster().map_or(0, |cluster| cluster.installed).saturating_sub(u64::from(*old));
+            let discrepancies = discrepancy.then(unmet).into_iter().collect();
+            master(fleet, MasterCommand::Checked { installed, discrepancies })
         }
         Act::Expired { update: id, days } => {
             let waited = Span::from_secs(u64::from(*days) * 86_400);
