@@ -8,7 +8,7 @@ use tribune_messages::api::{
 };
 use tribune_node::client::{Client, ClientError, Uploaded};
 use tribune_raft_store::command::{Accepted, UserCommand};
-use tribune_raft_store::model::{NodeName, PackageId, PackageName, Unmet, UpdateId};
+use tribune_raft_store::model::{NodeName, PackageId, PackageName, Principal, PublicKey, Unmet, UpdateId};
 
 use crate::args::Global;
 use crate::output::Printer;
@@ -139,6 +139,17 @@ impl Context {
         match self.ask(ApiRequest::Query(Query::Classes)).await? {
             ApiResponse::Classes(classes) => Ok(classes),
             _ => Err(unexpected("the classes")),
+        }
+    }
+
+    /// Who may do what, by name.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub async fn principals(&mut self) -> Done<Vec<(PublicKey, Principal)>> {
+        match self.ask(ApiRequest::Query(Query::Principals)).await? {
+            ApiResponse::Principals(principals) => Ok(principals),
+            _ => Err(unexpected("who may do what")),
         }
     }
 

@@ -37,6 +37,16 @@ pub enum NodeCommand {
 pub enum ClassCommand {
     /// List the classes
     List,
+    /// Show a class
+    Show {
+        /// The class
+        class: ClassName,
+    },
+    /// Take a class away; its nodes keep what they have
+    Remove {
+        /// The class
+        class: ClassName,
+    },
     /// Put nodes into a class, or take them out; it is made if it is not there
     Set {
         /// The class
@@ -116,6 +126,13 @@ pub struct LocalRegressArgs {
 /// What is done with users.
 #[derive(Debug, Subcommand)]
 pub enum AdminCommand {
+    /// List who may do what
+    List,
+    /// Take a key away
+    Remove {
+        /// The name of who has it, or the public key
+        who: String,
+    },
     /// Let a key in, or change its role
     Add {
         /// The name of who has it

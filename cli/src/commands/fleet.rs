@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tribune_messages::api::{ApiRequest, ApiResponse, NodeInfo};
+use tribune_messages::api::{ApiRequest, ApiResponse, ClassInfo, NodeInfo};
 use tribune_p2p::Identity;
 use tribune_raft_store::command::UserCommand;
-use tribune_raft_store::model::{CharacteristicKey, ClassName, Desired, Node, NodeName, PublicKey};
+use tribune_raft_store::model::{CharacteristicKey, ClassName, Desired, Node, NodeName, Principal, PrincipalName, PublicKey};
 
 use crate::args::{AdminCommand, ClassCommand, NodeCommand, ProcessCommand};
 use crate::context::{Context, unexpected};
 use crate::exit::Exit;
-use crate::json::{ClassView, LogView, Many, NodeView, ProcessView, StatusView, UnmetView};
+use crate::json::{ClassView, LogView, Many, NodeView, PrincipalView, ProcessView, StatusView, UnmetView};
 use crate::output::fleet;
 use crate::output::words::list;
 use crate::places::no_folder;
@@ -64,6 +64,16 @@ pub async fn class(context: &mut Context, command: ClassCommand) -> Done {
             let classes = context.classes().await?;
             context.print.show("classes", || fleet::classes(&classes), || classes.iter().map(ClassView::of).collect::<Many<_>>());
         }
+        ClassCommand::Show { class } => {
+            let found = known_class(context, &class).await?;
+            context.print.show("class", || fleet::classes(std::slice::from_ref(&found)), || ClassView::of(&found));
+        }
+        ClassCommand::Remove { class } => {
+            known_class(context, &class).await?;
+            let what = format!("class {class} is no more; its nodes keep what they have");
+            context.order(UserCommand::RemoveClass { class }).await?;
+            show_done(context, &what);
+        }
         ClassCommand::Set { class, add, remove } => {
             let nodes = context.nodes().await?;
             let names: Vec<String> = nodes.iter().map(|info| info.node.name.to_string()).collect();
@@ -80,6 +90,13 @@ pub async fn class(context: &mut Context, command: ClassCommand) -> Done {
         }
     }
     Ok(Exit::Done)
+}
+
+/// A class, or an error that names those there are.
+async fn known_class(context: &mut Context, class: &ClassName) -> Done<ClassInfo> {
+    let classes = context.classes().await?;
+    let names: Vec<String> = classes.iter().map(|info| info.class.name.to_string()).collect();
+    classes.into_iter().find(|info| info.class.name == *class).ok_or_else(|| Problem::unknown("class", class, &names))
 }
 
 /// Refuses labels that are named twice: which one is meant?
@@ -167,6 +184,16 @@ struct KeyView {
 /// `admin …`.
 pub async fn admin(context: &mut Context, command: AdminCommand) -> Done {
     match command {
+        AdminCommand::List => {
+            let principals = context.principals().await?;
+            let view = || principals.iter().map(PrincipalView::of).collect::<Many<_>>();
+            context.print.show("principals", || fleet::principals(&principals), view);
+        }
+        AdminCommand::Remove { who } => {
+            let (key, name) = named_principal(&context.principals().await?, &who)?;
+            context.order(UserCommand::RemovePrincipal { key }).await?;
+            show_done(context, &format!("{name} may do nothing any more"));
+        }
         AdminCommand::Add { name, public_key, role } => {
             let what = format!("{name} may act as {}", crate::output::words::role(role.into()));
             context.order(UserCommand::SetPrincipal { key: public_key, name, role: role.into() }).await?;
@@ -185,6 +212,26 @@ pub async fn admin(context: &mut Context, command: AdminCommand) -> Done {
         }
     }
     Ok(Exit::Done)
+}
+
+/// The principal that is meant by a name or a public key.
+fn named_principal(principals: &[(PublicKey, Principal)], who: &str) -> Done<(PublicKey, PrincipalName)> {
+    let meant: Vec<_> = principals
+        .iter()
+        .filter(|(key, principal)| principal.name.as_str() == who || key.to_string() == who)
+        .map(|(key, principal)| (*key, principal.name.clone()))
+        .collect();
+    match meant.as_slice() {
+        [one] => Ok(one.clone()),
+        [] => {
+            let names: Vec<String> = principals.iter().map(|(_, principal)| principal.name.to_string()).collect();
+            Err(Problem::unknown("principal", who, &names))
+        }
+        several => {
+            let keys = list(several.iter().map(|(key, _)| key));
+            Err(Problem::new(format!("{} keys have the name {who}", several.len()), format!("name one of the keys: {keys}")))
+        }
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use tribune_messages::api::{ClassInfo, LogText, NodeInfo, ProcessInfo, Status};
-use tribune_raft_store::model::{Event, RaftRole};
+use tribune_raft_store::model::{Event, Principal, PublicKey, RaftRole};
 
 use super::local::EphemeralView;
 use super::word;
@@ -154,6 +154,23 @@ impl ClassView {
     pub fn of(info: &ClassInfo) -> Self {
         let ClassInfo { class, nodes, should } = info;
         Self { name: class.name.to_string(), nodes: nodes.iter().map(ToString::to_string).collect(), should: texts(should) }
+    }
+}
+
+/// Who may do what, in `principals`.
+#[derive(Debug, Serialize)]
+pub struct PrincipalView {
+    name: String,
+    role: String,
+    public_key: String,
+    added_at: u64,
+}
+
+impl PrincipalView {
+    /// The view of a principal.
+    pub fn of((key, principal): &(PublicKey, Principal)) -> Self {
+        let Principal { name, role, added } = principal;
+        Self { name: name.to_string(), role: word(role), public_key: key.to_string(), added_at: added.0 }
     }
 }
 

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::problem::Problem;
 
-pub use fleet::{ClassView, EventView, LogView, NodeView, ProcessView, StatusView, raft_role};
+pub use fleet::{ClassView, EventView, LogView, NodeView, PrincipalView, ProcessView, StatusView, raft_role};
 pub use local::{GenerationView, LocalView};
 pub use package::{FileView, PackageView, TargetsView};
 pub use plan::{PlanView, UnmetView};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use tribune_messages::api::{ClassInfo, LocalInfo, LogText, NodeInfo, ProcessInfo, Status};
-use tribune_raft_store::model::{Discrepancy, Event, Generation, PackageName, Unmet};
+use tribune_raft_store::model::{Discrepancy, Event, Generation, PackageName, Principal, PublicKey, Unmet};
 
 use super::table::Table;
 use super::words::{self, clean, list, or_dash, span, time};
@@ -108,6 +108,15 @@ pub fn node(info: &NodeInfo) -> String {
         text.push_str(&format!("\n\n{modules}"));
     }
     text
+}
+
+/// `admin list`.
+pub fn principals(principals: &[(PublicKey, Principal)]) -> String {
+    let mut table = Table::new(["name", "role", "added", "public key"]);
+    for (key, Principal { name, role, added }) in principals {
+        table.row([name.to_string(), words::role(*role).into(), time(*added), key.to_string()]);
+    }
+    table.to_string()
 }
 
 /// `check`.

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use tribune_raft_store::command::{Accepted, Rejection, SignedOrder, UserCommand};
 use tribune_raft_store::model::{
-    Class, ClusterId, Ephemeral, Event, Generation, NeedKey, Node, NodeName, PackageId, PackageName, PeerId, Plan, ProcessRef,
-    RequestId, Role, Span, Timestamp, Unmet, Update, UpdateId, UpdateRequest,
+    Class, ClusterId, Ephemeral, Event, Generation, NeedKey, Node, NodeName, PackageId, PackageName, PeerId, Plan, Principal,
+    ProcessRef, PublicKey, RequestId, Role, Span, Timestamp, Unmet, Update, UpdateId, UpdateRequest,
 };
 use tribune_raft_store::record::Waiting;
 
@@ -80,6 +80,8 @@ pub enum Query {
     Nodes,
     /// All classes: [`ApiResponse::Classes`].
     Classes,
+    /// Who may do what: [`ApiResponse::Principals`].
+    Principals,
     /// The needs that are not met: [`ApiResponse::Unmet`].
     Unmet,
     /// All packages, or those of a name: [`ApiResponse::Packages`].
@@ -135,6 +137,8 @@ pub enum ApiResponse {
     Nodes(Vec<NodeInfo>),
     /// The classes, each with its nodes.
     Classes(Vec<ClassInfo>),
+    /// Who may do what, by name.
+    Principals(Vec<(PublicKey, Principal)>),
     /// The needs that are not met.
     Unmet(Vec<Unmet>),
     /// The packages, by name and version.

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use tribune_master::{discrepancies, verdict};
 use tribune_messages::api::{ClassInfo, NodeInfo, PackageInfo, UpdateInfo, UpdateSummary};
 use tribune_raft_store::model::{
-    Discrepancy, Event, NeedKey, NodeName, PackageChange, PackageId, PackageName, PublicKey, Timestamp, Unmet, Update, UpdateKind,
+    Discrepancy, Event, NeedKey, NodeName, PackageChange, PackageId, PackageName, Principal, PublicKey, Timestamp, Unmet, Update,
+    UpdateKind,
 };
 use tribune_raft_store::record::Record;
 
@@ -36,6 +37,13 @@ pub(super) fn classes(record: &Record) -> Vec<ClassInfo> {
         class: class.clone(),
     };
     record.classes().values().map(info).collect()
+}
+
+/// Who may do what, by name.
+pub(super) fn principals(record: &Record) -> Vec<(PublicKey, Principal)> {
+    let mut all: Vec<_> = record.principals().iter().map(|(key, principal)| (*key, principal.clone())).collect();
+    all.sort_by(|(_, a), (_, b)| a.name.cmp(&b.name));
+    all
 }
 
 /// The packages, by name and version; only those of one name, if it is given.

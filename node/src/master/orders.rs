@@ -85,6 +85,8 @@ impl Reign {
             | UserCommand::Decide { .. }
             | UserCommand::Cancel { .. }
             | UserCommand::Persist { .. }
+            | UserCommand::RemoveClass { .. }
+            | UserCommand::RemovePrincipal { .. }
             | UserCommand::SetPrincipal { .. } => self.send(order, None).await,
         }
     }

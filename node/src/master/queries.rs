@@ -21,6 +21,7 @@ impl Reign {
         let record = &read.state;
         Ok(match query {
             Query::Nodes => ApiResponse::Nodes(answers::nodes(record, &self.liveness.borrow().connected, &self.name)),
+            Query::Principals => ApiResponse::Principals(answers::principals(record)),
             Query::Unmet => ApiResponse::Unmet(answers::unmet(record)),
             Query::Classes => ApiResponse::Classes(answers::classes(record)),
             Query::Packages { name } => ApiResponse::Packages(answers::packages(record, name.as_ref())),

@@ -187,6 +187,11 @@ pub enum UserCommand {
         /// Nodes that are taken out of it.
         remove: BTreeSet<NodeName>,
     },
+    /// Take a class away. Its nodes are in none then, and keep what they have.
+    RemoveClass {
+        /// The class.
+        class: ClassName,
+    },
     /// Put packages into the store.
     Publish {
         /// Which.
@@ -225,16 +230,24 @@ pub enum UserCommand {
         /// What it may do.
         role: Role,
     },
+    /// Take a principal away.
+    RemovePrincipal {
+        /// Its key.
+        key: PublicKey,
+    },
 }
 
 impl UserCommand {
     /// The role that may order it.
     pub fn needs(&self) -> Role {
         match self {
-            UserCommand::CreateToken { .. } | UserCommand::SetPrincipal { .. } => Role::Admin,
+            UserCommand::CreateToken { .. } | UserCommand::SetPrincipal { .. } | UserCommand::RemovePrincipal { .. } => {
+                Role::Admin
+            }
             UserCommand::Publish { .. } => Role::Publisher,
             UserCommand::LabelNode { .. }
             | UserCommand::SetClass { .. }
+            | UserCommand::RemoveClass { .. }
             | UserCommand::Submit { .. }
             | UserCommand::Decide { .. }
             | UserCommand::Cancel { .. }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{MAX_ORDER_LIFE, MAX_TOKEN_LIFE, OrderError};
-use crate::model::{ClusterId, IdError, NodeName, PackageId, PackageName, Plan, PublicKey, Role, Span, UpdateId};
+use crate::model::{ClassName, ClusterId, IdError, NodeName, PackageId, PackageName, Plan, PublicKey, Role, Span, UpdateId};
 
 /// Why an entry was not carried out. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -98,6 +98,26 @@ pub enum Rejection {
     UnknownNode {
         /// The name given.
         node: NodeName,
+    },
+    /// There is no such class.
+    #[error("there is no class {class}; `tribune class list` shows those there are")]
+    UnknownClass {
+        /// The name given.
+        class: ClassName,
+    },
+    /// An update that is open is for the class.
+    #[error("{update} is for class {class} and has not ended; wait for it, or cancel it")]
+    ClassInUse {
+        /// The class.
+        class: ClassName,
+        /// The update.
+        update: UpdateId,
+    },
+    /// Nobody would be left to let others in.
+    #[error("{name} is the only admin; make another with `tribune admin add`, then do it")]
+    LastAdmin {
+        /// Who.
+        name: String,
     },
     /// There is no such update.
     #[error("there is no update {update}; `tribune update list` shows those there are")]

@@ -77,6 +77,8 @@ impl Record {
             UserCommand::CreateToken { hash, valid, node } => self.create_token(at, hash, valid, node, &author),
             UserCommand::LabelNode { node, set, unset } => self.label_node(at, &node, set, &unset, &author),
             UserCommand::SetClass { class, add, remove } => self.set_class(at, class, &add, &remove, &author),
+            UserCommand::RemoveClass { class } => self.remove_class(at, &class, &author),
+            UserCommand::RemovePrincipal { key } => self.remove_principal(at, key, &author),
             UserCommand::SetPrincipal { key, name, role } => self.set_principal(at, key, name, role, &author),
             UserCommand::Publish { packages } => self.publish(at, &packages, evidence, &author),
             UserCommand::Submit { request } => self.submit(at, order.request, request, evidence, author),

@@ -8,7 +8,7 @@ use crate::command::{Accepted, Birth, Evidence, MAX_TOKEN_LIFE, NewNode, Rejecti
 use crate::model::{
     Author, CharacteristicKey, Class, ClassName, Cluster, Desired, Ephemeral, EventKind, Facts, Generation, Manifest, Node,
     NodeName, Package, PackageId, Principal, PrincipalName, PublicKey, RECORD_LEVEL, RaftRole, Receipt, Role, Settings,
-    Signature, Span, Token,
+    Signature, Span, Token, Update,
 };
 
 /// The most nodes a cluster has.
@@ -167,10 +167,31 @@ impl Record {
     }
 
     pub(super) fn set_principal(&mut self, at: At, key: PublicKey, name: PrincipalName, role: Role, by: &Author) -> Response {
+        if role != Role::Admin {
+            self.check_admin_left(key)?;
+        }
         let text = format!("{} made {name} {role:?}", by.name).to_lowercase();
         self.principals.put(key, Principal { name, role, added: at.time });
         self.note(at, EventKind::AccessChanged, About::default(), text);
         Ok(Accepted::Done)
+    }
+
+    pub(super) fn remove_principal(&mut self, at: At, key: PublicKey, by: &Author) -> Response {
+        let principal = self.principals.get(&key).cloned().ok_or(Rejection::UnknownKey { key })?;
+        self.check_admin_left(key)?;
+        self.principals.remove(&key);
+        let text = format!("{} took {} ({:?}) away", by.name, principal.name, principal.role).to_lowercase();
+        self.note(at, EventKind::AccessChanged, About::default(), text);
+        Ok(Accepted::Done)
+    }
+
+    /// Without this principal, there is still an admin.
+    fn check_admin_left(&self, without: PublicKey) -> Result<(), Rejection> {
+        let Some(principal) = self.principals.get(&without).filter(|principal| principal.role == Role::Admin) else {
+            return Ok(());
+        };
+        let others = self.principals.iter().any(|(key, other)| *key != without && other.role == Role::Admin);
+        if others { Ok(()) } else { Err(Rejection::LastAdmin { name: principal.name.to_string() }) }
     }
 
     pub(super) fn label_node(
@@ -228,6 +249,24 @@ impl Record {
             }
         }
         self.note(at, EventKind::ClassChanged, About::default(), format!("{} changed class {class}", by.name));
+        Ok(Accepted::Done)
+    }
+
+    pub(super) fn remove_class(&mut self, at: At, class: &ClassName, by: &Author) -> Response {
+        if !self.classes.contains(class) {
+            return Err(Rejection::UnknownClass { class: class.clone() });
+        }
+        let waits = |update: &&Update| !update.phase.ended() && update.request.targets.classes.contains_key(class);
+        if let Some(update) = self.updates.values().find(waits) {
+            return Err(Rejection::ClassInUse { class: class.clone(), update: update.id });
+        }
+        let members: Vec<NodeName> =
+            self.nodes.values().filter(|node| node.class.as_ref() == Some(class)).map(|node| node.name.clone()).collect();
+        for name in &members {
+            self.put_in_class(at, name, None)?;
+        }
+        self.classes.remove(class);
+        self.note(at, EventKind::ClassChanged, About::default(), format!("{} took class {class} away", by.name));
         Ok(Accepted::Done)
     }
 

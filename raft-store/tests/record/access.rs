@@ -1,0 +1,44 @@
+//! Who may do what, and classes that come and go, entry by entry.
+
+use tribune_raft_store::command::{Rejection, UserCommand};
+use tribune_raft_store::model::*;
+
+use crate::fleet::{Fleet, node, nodes};
+
+fn principal(number: u8, role: Role) -> UserCommand {
+    let name = PrincipalName::new(format!("user{number}")).unwrap();
+    UserCommand::SetPrincipal { key: PublicKey::new([number; 32]), name, role }
+}
+
+#[test]
+fn the_last_admin_can_neither_be_removed_nor_made_less() {
+    let mut fleet = Fleet::new(&["a"]);
+    let (admin, row) = fleet.record.principals().iter().next().map(|(key, row)| (*key, row.clone())).unwrap();
+    let last = Err(Rejection::LastAdmin { name: row.name.to_string() });
+    assert_eq!(fleet.order(UserCommand::RemovePrincipal { key: admin }, None), last);
+    let less = UserCommand::SetPrincipal { key: admin, name: row.name.clone(), role: Role::Viewer };
+    assert_eq!(fleet.order(less, None), last);
+    fleet.order(principal(1, Role::Operator), None).unwrap();
+    assert_eq!(fleet.order(UserCommand::RemovePrincipal { key: admin }, None), last, "an operator is none");
+
+    fleet.order(principal(2, Role::Admin), None).unwrap();
+    fleet.order(UserCommand::RemovePrincipal { key: admin }, None).unwrap();
+    let gone = fleet.order(principal(3, Role::Viewer), None);
+    assert_eq!(gone, Err(Rejection::UnknownKey { key: admin }), "who is removed can order nothing");
+}
+
+#[test]
+fn a_class_that_is_removed_leaves_its_nodes_as_they_are() {
+    let mut fleet = Fleet::new(&["a", "b"]);
+    let edge: ClassName = "edge".parse().unwrap();
+    let unknown = fleet.order(UserCommand::RemoveClass { class: edge.clone() }, None);
+    assert_eq!(unknown, Err(Rejection::UnknownClass { class: edge.clone() }));
+    let set = UserCommand::SetClass { class: edge.clone(), add: nodes(&["a"]), remove: nodes(&[]) };
+    fleet.order(set, None).unwrap();
+    let before = fleet.node("a").clone();
+    fleet.order(UserCommand::RemoveClass { class: edge }, None).unwrap();
+    assert!(fleet.record.classes().is_empty());
+    let after = fleet.record.nodes().get(&node("a")).unwrap().clone();
+    assert!(after.class.is_none() && after.version > before.version, "a plan that read its class is made again");
+    assert_eq!(Node { class: before.class.clone(), version: before.version, ..after }, before);
+}
