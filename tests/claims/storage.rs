@@ -181,3 +181,16 @@ fn claim_12_versions_and_dependencies_are_in_local_storage_and_survive_a_kill_at
     }
     Ok(())
 }
+
+#[test]
+fn a_node_goes_back_to_nothing_by_itself_when_that_is_what_its_first_generation_replaced() -> Result<()> {
+    let cluster = Cluster::start(1)?;
+    install(&cluster, &PackageSource::new("p", "1.0.0").probe("m", "1", ""), &["n1"])?;
+    let node = cluster.node("n1");
+    let back = node.json(&["local", "regress"])?;
+    ensure!(back["generation"] == 0 && back["packages"] == json!({}), "{back}");
+    ensure!(node.pid("p/m")?.is_none(), "p/m still runs");
+    let again = node.cli(&["local", "regress"])?.expect(1)?;
+    ensure!(again.stderr.contains("nothing to go back to"), "{}", again.stderr);
+    Ok(())
+}
