@@ -116,6 +116,8 @@ pub fn node(name: &str, versions: &[u8]) -> NodeInfo {
             ephemeral: None,
             kept: kept.into_iter().map(|generation| (generation.number, generation)).collect(),
             should: std::collections::BTreeMap::new(),
+            apart: None,
+            converging: None,
             local_commands: Role::Admin,
             joined: Timestamp(500),
             version: 1,
@@ -125,5 +127,6 @@ pub fn node(name: &str, versions: &[u8]) -> NodeInfo {
         packages: [("billing".parse().unwrap(), "2.0.0".to_owned())].into(),
         runs: [("billing".parse().unwrap(), "2.0.0".to_owned())].into(),
         should: [("billing".parse().unwrap(), "2.0.0".to_owned())].into(),
+        drift: Vec::new(),
     }
 }

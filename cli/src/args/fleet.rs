@@ -15,6 +15,11 @@ pub enum NodeCommand {
         /// The node
         node: NodeName,
     },
+    /// Let a node that went back by itself (`local regress`) take part in updates again
+    Release {
+        /// The node
+        node: NodeName,
+    },
     /// Say what a node is to be like: these characteristics win over what it found out about itself
     #[command(after_help = "Examples:\n  tribune node label n1 role=edge site=oslo\n  tribune node label n1 --remove site")]
     Label {

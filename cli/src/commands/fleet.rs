@@ -45,6 +45,13 @@ pub async fn node(context: &mut Context, command: NodeCommand) -> Done {
             context.print.show("node", || fleet::node(&node), || NodeView::of(&node));
             Ok(Exit::Done)
         }
+        NodeCommand::Release { node } => {
+            context.node(&node).await?;
+            let what = format!("node {node} takes part in updates again, and comes to what it should have");
+            context.order(UserCommand::ReleaseNode { node }).await?;
+            show_done(context, &what);
+            Ok(Exit::Done)
+        }
         NodeCommand::Label { node, set, remove, required } => {
             once_each(&set, &remove)?;
             has_labels(&context.node(&node).await?.node, &remove)?;

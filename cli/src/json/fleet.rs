@@ -76,6 +76,8 @@ pub struct NodeView {
     packages: BTreeMap<String, String>,
     ephemeral: Option<EphemeralView>,
     should: BTreeMap<String, String>,
+    apart: bool,
+    drift: Vec<String>,
     modules: BTreeMap<String, String>,
     desired: BTreeMap<String, DesiredView>,
     discovered: BTreeMap<String, String>,
@@ -94,7 +96,7 @@ pub struct DesiredView {
 impl NodeView {
     /// The view of a node.
     pub fn of(info: &NodeInfo) -> Self {
-        let NodeInfo { node, connected, master, packages, runs, should } = info;
+        let NodeInfo { node, connected, master, packages, runs, should, drift } = info;
         let desired = node.desired.iter().map(|(key, desired)| {
             let tribune_raft_store::model::Desired { value, required } = desired.clone();
             (key.to_string(), DesiredView { value, required })
@@ -117,6 +119,8 @@ impl NodeView {
                 modules: texts(&ephemeral.modules),
             }),
             should: texts(should),
+            apart: node.is_apart(),
+            drift: drift.clone(),
             modules: texts(&node.current.modules),
             desired: desired.collect(),
             discovered: texts(&node.facts.discovered),

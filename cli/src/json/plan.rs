@@ -79,7 +79,7 @@ impl UnmetView {
 impl PlanView {
     /// The view of a plan.
     pub fn of(plan: &Plan, names: &Names) -> Self {
-        let Plan { revision, nodes, waves, blockers, accepted, left_out, read: _ } = plan;
+        let Plan { revision, nodes, waves, blockers, accepted, left_out, read: _, apis: _ } = plan;
         let node = |plan: &NodePlan| NodePlanView {
             changes: changes(plan, names),
             modules: plan.modules.iter().map(|(name, module)| (name.clone(), module.signature.to_string())).collect(),
@@ -118,6 +118,7 @@ fn blocker(blocker: &Blocker) -> BlockerView {
         Blocker::UpgradeFrom { .. } => "upgrade_from",
         Blocker::Tombstone { .. } => "tombstone",
         Blocker::NodeAway { .. } => "node_away",
+        Blocker::Apart { .. } => "apart",
         Blocker::Drift { .. } => "drift",
         Blocker::NothingToRegress { .. } => "nothing_to_regress",
         Blocker::Ephemeral { .. } => "ephemeral",

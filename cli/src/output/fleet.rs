@@ -58,7 +58,11 @@ pub fn nodes(nodes: &[NodeInfo]) -> String {
         let role = if info.master { "master" } else { raft_role(info.node.raft) };
         let class = info.node.class.as_ref().map(ToString::to_string).unwrap_or_default();
         let platform = info.node.facts.platform.to_string();
-        let drift = if info.packages == info.should { "" } else { " (drift)" };
+        let drift = match (info.node.is_apart(), info.packages == info.should) {
+            (true, _) => " (apart)",
+            (false, true) => "",
+            (false, false) => " (drift)",
+        };
         let runs = match &info.node.ephemeral {
             Some(ephemeral) => format!(", until a restart {} ({})", versions(&info.runs), ephemeral.update),
             None => String::new(),
@@ -71,7 +75,7 @@ pub fn nodes(nodes: &[NodeInfo]) -> String {
 
 /// `node show`.
 pub fn node(info: &NodeInfo) -> String {
-    let NodeInfo { node, connected, master, packages, runs, should } = info;
+    let NodeInfo { node, connected, master, packages, runs, should, drift } = info;
     let role = if *master { "master".to_owned() } else { raft_role(node.raft).to_owned() };
     let desired = node.desired.iter().map(|(key, desired)| {
         let required = if desired.required { " (required)" } else { "" };
@@ -96,6 +100,7 @@ pub fn node(info: &NodeInfo) -> String {
             node.ephemeral.as_ref().map_or_else(|| "-".into(), |by| format!("{}, by {}", versions(runs), by.update)),
         ),
         ("should have", versions(should)),
+        ("drift", or_dash(drift.iter().map(|why| clean(why)).collect::<Vec<_>>().join("; "))),
         ("generation", node.current.number.to_string()),
         ("can go back to", list(node.kept.keys())),
     ])

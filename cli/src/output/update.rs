@@ -36,6 +36,7 @@ pub fn show(info: &UpdateInfo) -> String {
     let kind = match update.request.kind {
         UpdateKind::Install => "update",
         UpdateKind::Regress => "regress",
+        UpdateKind::Converge => "convergence",
     };
     let when = match update.phase {
         Phase::Ended { .. } => format!(" {}", ago(*now, update.since)),

@@ -9,6 +9,7 @@ use tribune_raft_store::command::{Body, Entry, MasterCommand};
 use tribune_raft_store::model::{Blocker, NodeName, NodeProgress, Phase, Span, Step, Timestamp, Update};
 use tribune_raft_store::record::{LogPlace, MAX_UNMET, Record};
 
+use crate::converge::{converge, next_attempts};
 use crate::liveness::{GRACE, Liveness, MasterClock};
 use crate::plan::plan_again;
 use crate::verify::{discrepancies, verdict};
@@ -31,6 +32,7 @@ pub fn due(record: &Record, liveness: &Liveness, now: MasterClock, master: Optio
             _ => None,
         });
     }
+    commands.extend(converge(record, liveness, now, master));
     commands.extend(check(record));
     commands.retain(|command| command_would_move(record, command));
     commands
@@ -68,6 +70,7 @@ pub fn next_wake(record: &Record, liveness: &Liveness, now: MasterClock) -> Opti
             }
         }
     }
+    times.extend(next_attempts(record, liveness));
     times.into_iter().filter(|time| *time > now).min()
 }
 

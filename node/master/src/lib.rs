@@ -10,6 +10,7 @@
 //! - [`membership()`] says the next change to who votes.
 //! - [`store_blobs`] says what every package store must hold.
 
+mod converge;
 pub mod directives;
 pub mod due;
 mod installed;
@@ -19,6 +20,7 @@ mod needs;
 pub mod plan;
 mod verify;
 
+pub use converge::stays_because;
 pub use directives::directives;
 pub use due::{command_would_move, due, next_wake, would_move};
 pub use liveness::{Liveness, MasterClock};

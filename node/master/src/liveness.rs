@@ -29,10 +29,10 @@ impl MasterClock {
     }
 }
 
-/// How long an update has waited for a user, by the master's clock.
+/// How long something has waited, by the master's clock: an update for a user, a node for its next attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DecideClock {
-    /// The record's time at which the update entered its phase: tells one waiting from the next.
+    /// The record's time at which that began: tells one waiting from the next.
     pub since: Timestamp,
     /// When this master saw it.
     pub began: MasterClock,
@@ -51,6 +51,8 @@ pub struct Liveness {
     pub ready_until: BTreeMap<(UpdateId, NodeName), MasterClock>,
     /// The updates that wait for a user.
     pub deciding: BTreeMap<UpdateId, DecideClock>,
+    /// The nodes whose last attempt to come to what they should have failed.
+    pub converging: BTreeMap<NodeName, DecideClock>,
 }
 
 impl Liveness {
@@ -87,6 +89,12 @@ impl Liveness {
         self.deciding.retain(|id, clock| waiting.get(id) == Some(&clock.since));
         for (id, since) in waiting {
             self.deciding.entry(id).or_insert(DecideClock { since, began: now });
+        }
+        let failed = record.nodes().values().filter_map(|node| Some((&node.name, node.converging.as_ref()?.since)));
+        let failed: BTreeMap<&NodeName, Timestamp> = failed.collect();
+        self.converging.retain(|name, clock| failed.get(name) == Some(&clock.since));
+        for (name, since) in failed {
+            self.converging.entry(name.clone()).or_insert(DecideClock { since, began: now });
         }
         self.ready_until.retain(|(id, _), _| record.updates().get(id).is_some_and(|update| !update.phase.ended()));
     }

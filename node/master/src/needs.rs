@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use semver::Version;
-use tribune_raft_store::model::{ApiConsumed, ApiName, Discrepancy, ModuleDependency, NodeName, Reach, Scope};
+use tribune_raft_store::model::{ApiConsumed, ApiName, Discrepancy, ModuleDependency, NodeName, Reach, Scope, TouchedApis};
 
 use crate::installed::{Has, Installed};
 
@@ -59,6 +59,25 @@ pub(crate) fn touched_apis<'a>(
         }
     }
     apis
+}
+
+/// The APIs that an update of these nodes takes: those provided in other versions than before, and those that what changes
+/// needs from beyond its node.
+pub(crate) fn take<'a>(before: &Installed<'a>, after: &Installed<'a>, nodes: impl Iterator<Item = &'a NodeName>) -> TouchedApis {
+    let mut apis = TouchedApis::default();
+    for node in nodes {
+        let (old, new) = (before.on(node), after.on(node));
+        let (was, is) = (provided(old), provided(new));
+        apis.changes.extend(was.symmetric_difference(&is).map(|(api, _)| (*api).clone()));
+        let is_new = |has: &&Has<'_>| !old.iter().any(|other| other.id == has.id && other.index == has.index);
+        let needs = new.iter().filter(is_new).flat_map(|has| &has.module.consumes);
+        apis.needs.extend(needs.filter(|needs| needs.reach != Reach::Node).map(|needs| needs.api.clone()));
+    }
+    apis
+}
+
+fn provided<'a>(modules: &[Has<'a>]) -> BTreeSet<(&'a ApiName, &'a Version)> {
+    modules.iter().flat_map(|has| &has.module.provides).map(|provided| (&provided.api, &provided.version)).collect()
 }
 
 /// The APIs that a module provides, or needs from beyond its node.

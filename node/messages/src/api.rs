@@ -287,6 +287,8 @@ pub struct NodeInfo {
     pub runs: BTreeMap<PackageName, String>,
     /// What it should have, by package: name and version.
     pub should: BTreeMap<PackageName, String>,
+    /// Why it is not what it should be and does not become it now, one sentence each.
+    pub drift: Vec<String>,
 }
 
 /// A class, with its nodes.

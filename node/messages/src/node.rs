@@ -58,6 +58,9 @@ pub struct NodeState {
     pub ephemeral: Option<Ephemeral>,
     /// The other generations it keeps, by number.
     pub kept: BTreeMap<u64, Generation>,
+    /// What it calls its last change that was of its own making, without the cluster.
+    #[serde(default)]
+    pub apart: Option<String>,
     /// The updates it knows of whose end it has not heard of.
     pub open: BTreeSet<UpdateId>,
 }

@@ -2,25 +2,39 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tribune_master::{discrepancies, verdict};
+use tribune_master::{Liveness, discrepancies, stays_because, verdict};
 use tribune_messages::api::{ClassInfo, NodeInfo, PackageInfo, UpdateInfo, UpdateSummary};
 use tribune_raft_store::model::{
-    Discrepancy, Event, NeedKey, NodeName, PackageChange, PackageId, PackageName, Principal, PublicKey, Timestamp, Unmet, Update,
-    UpdateKind,
+    Discrepancy, Event, NeedKey, Node, NodeName, PackageChange, PackageId, PackageName, Principal, PublicKey, Timestamp, Unmet,
+    Update, UpdateKind,
 };
 use tribune_raft_store::record::Record;
 
-/// The nodes, by name, and which of them are there.
-pub(super) fn nodes(record: &Record, connected: &BTreeSet<NodeName>, master: &NodeName) -> Vec<NodeInfo> {
-    let info = |node: &tribune_raft_store::model::Node| NodeInfo {
-        connected: connected.contains(&node.name),
+/// The nodes, by name, which of them are there, and why those that are not what they should be are not.
+pub(super) fn nodes(record: &Record, liveness: &Liveness, master: &NodeName) -> Vec<NodeInfo> {
+    let info = |node: &Node| NodeInfo {
+        connected: liveness.is_connected(&node.name),
         master: node.name == *master,
         packages: versions(record, &node.current.packages),
         runs: versions(record, node.packages()),
         should: versions(record, &node.should),
+        drift: drift(record, node, liveness, master),
         node: node.clone(),
     };
     record.nodes().values().map(info).collect()
+}
+
+/// Why a node is not what it should be and does not become it now, one sentence each.
+fn drift(record: &Record, node: &Node, liveness: &Liveness, master: &NodeName) -> Vec<String> {
+    if !liveness.is_connected(&node.name) && !node.has_what_it_should() {
+        return vec!["it is away: it comes to what it should have when it is back".to_owned()];
+    }
+    let mut why = stays_because(record, node, liveness, Some(master));
+    if let Some(attempts) = node.converging.as_ref().filter(|_| !node.has_what_it_should() && !node.is_apart()) {
+        let (count, pause) = (attempts.count, attempts.pause());
+        why.push(format!("attempt {count} to come to it ended: {}; the next is {pause} later", attempts.why));
+    }
+    why
 }
 
 /// The classes, by name.
@@ -87,7 +101,7 @@ fn changes(update: &Update) -> impl Iterator<Item = &PackageChange> {
 /// What a change is to; of a regress, and where something is removed, what it is from.
 fn named(record: &Record, update: &Update, change: &PackageChange) -> Option<(PackageName, String)> {
     let id = match update.request.kind {
-        UpdateKind::Install => change.to.or(change.from),
+        UpdateKind::Install | UpdateKind::Converge => change.to.or(change.from),
         UpdateKind::Regress => change.from.or(change.to),
     };
     Some((change.name.clone(), version(record, &id?)))

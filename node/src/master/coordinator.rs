@@ -83,6 +83,7 @@ fn update_of(command: &MasterCommand) -> Option<tribune_raft_store::model::Updat
         MasterCommand::Create(_)
         | MasterCommand::Join { .. }
         | MasterCommand::NodeState { .. }
+        | MasterCommand::Converge { .. }
         | MasterCommand::Checked { .. }
         | MasterCommand::MakeStandby { .. }
         | MasterCommand::MakeVoter { .. }

@@ -81,6 +81,7 @@ impl Reign {
             }
             UserCommand::CreateToken { .. }
             | UserCommand::LabelNode { .. }
+            | UserCommand::ReleaseNode { .. }
             | UserCommand::SetClass { .. }
             | UserCommand::Decide { .. }
             | UserCommand::Cancel { .. }

@@ -20,7 +20,7 @@ impl Reign {
         let read = self.raft.read().await.map_err(no_answer)?;
         let record = &read.state;
         Ok(match query {
-            Query::Nodes => ApiResponse::Nodes(answers::nodes(record, &self.liveness.borrow().connected, &self.name)),
+            Query::Nodes => ApiResponse::Nodes(answers::nodes(record, &self.liveness.borrow().clone(), &self.name)),
             Query::Principals => ApiResponse::Principals(answers::principals(record)),
             Query::Unmet => ApiResponse::Unmet(answers::unmet(record)),
             Query::Classes => ApiResponse::Classes(answers::classes(record)),

@@ -195,15 +195,16 @@ async fn work(reign: Arc<Reign>, name: NodeName, said: Said) -> Worked {
 }
 
 async fn state_said(reign: &Reign, name: NodeName, state: NodeState) {
-    let NodeState { facts, current, ephemeral, kept, open: _ } = state;
-    let same =
-        reign.applied().state.nodes().get(&name).is_some_and(|node| {
-            node.facts == facts && node.current == current && node.ephemeral == ephemeral && node.kept == kept
-        });
+    let NodeState { facts, current, ephemeral, kept, apart, open: _ } = state;
+    let same = reign.applied().state.nodes().get(&name).is_some_and(|node| {
+        let known = node.apart.as_ref().map(|apart| &apart.change);
+        let same_software = node.current == current && node.ephemeral == ephemeral && node.kept == kept;
+        node.facts == facts && same_software && known == apart.as_ref()
+    });
     if same {
         return;
     }
-    let command = MasterCommand::NodeState { node: name.clone(), facts, current, ephemeral, kept };
+    let command = MasterCommand::NodeState { node: name.clone(), facts, current, ephemeral, kept, apart };
     if let Some(Err(rejection)) = propose(reign, command).await {
         warn!(node = %name, why = %rejection, "what a node says of itself is not taken");
     }

@@ -67,6 +67,7 @@ impl<A: Acting> Session<A> {
             current: standing.current.clone(),
             ephemeral: standing.ephemeral.clone(),
             kept: standing.kept.clone(),
+            apart: standing.apart.clone(),
             open: standing.updates.keys().copied().collect(),
         };
         if speaker.state.as_ref() != Some(&state) {

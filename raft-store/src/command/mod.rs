@@ -178,6 +178,11 @@ pub enum UserCommand {
         /// What is taken away.
         unset: BTreeSet<CharacteristicKey>,
     },
+    /// Let a node that went back by itself take part again.
+    ReleaseNode {
+        /// The node.
+        node: NodeName,
+    },
     /// Say which nodes are in a class; it is made if it is not there.
     SetClass {
         /// The class.
@@ -246,6 +251,7 @@ impl UserCommand {
             }
             UserCommand::Publish { .. } => Role::Publisher,
             UserCommand::LabelNode { .. }
+            | UserCommand::ReleaseNode { .. }
             | UserCommand::SetClass { .. }
             | UserCommand::RemoveClass { .. }
             | UserCommand::Submit { .. }
@@ -308,6 +314,9 @@ pub enum MasterCommand {
         ephemeral: Option<Ephemeral>,
         /// What it could regress to.
         kept: BTreeMap<u64, Generation>,
+        /// What it calls its last change that was of its own making.
+        #[serde(default)]
+        apart: Option<String>,
     },
     /// A member becomes a standby; its Raft id is made of the epoch and this entry's index.
     MakeStandby {
@@ -323,6 +332,13 @@ pub enum MasterCommand {
     MakeMember {
         /// Which.
         node: NodeName,
+    },
+    /// A node is not what it should be, and begins to come to it.
+    Converge {
+        /// Which.
+        node: NodeName,
+        /// What changes there.
+        plan: Plan,
     },
     /// A queued update got its plan, or a planned one a new one.
     SetPlan {
@@ -391,6 +407,7 @@ impl MasterCommand {
             MasterCommand::MakeStandby { .. } => "make standby",
             MasterCommand::MakeVoter { .. } => "make voter",
             MasterCommand::MakeMember { .. } => "make member",
+            MasterCommand::Converge { .. } => "converge",
             MasterCommand::SetPlan { .. } => "set plan",
             MasterCommand::Report { .. } => "report",
             MasterCommand::Go { .. } => "go",

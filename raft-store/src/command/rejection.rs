@@ -113,6 +113,12 @@ pub enum Rejection {
         /// The update.
         update: UpdateId,
     },
+    /// A node that is to be released takes part already.
+    #[error("node {node} takes part in updates: there is nothing to release it from")]
+    NotApart {
+        /// The node.
+        node: NodeName,
+    },
     /// Nobody would be left to let others in.
     #[error("{name} is the only admin; make another with `tribune admin add`, then do it")]
     LastAdmin {

@@ -175,8 +175,14 @@ pub struct Node {
     pub ephemeral: Option<Ephemeral>,
     /// The other generations it keeps, by number: what it can regress to without any network.
     pub kept: BTreeMap<u64, Generation>,
-    /// What it should have: changes at an update's completion or a user's regress.
+    /// What it should have: changes at an update's completion, a user's regress, or when it joins a class.
     pub should: BTreeMap<PackageName, PackageId>,
+    /// That it went back by itself.
+    #[serde(default)]
+    pub apart: Option<Apart>,
+    /// Its last attempts to come to what it should have, if they failed.
+    #[serde(default)]
+    pub converging: Option<Attempts>,
     /// What the orders that come by its own socket may do.
     pub local_commands: Role,
     /// When it joined.
@@ -185,7 +191,52 @@ pub struct Node {
     pub version: u64,
 }
 
+/// That a node went back by itself, without the cluster: until a user releases it, no update touches it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Apart {
+    /// What the node calls that change: tells one from the next.
+    pub change: String,
+    /// When the cluster heard of it.
+    pub since: Timestamp,
+    /// Whether a user released it since.
+    pub released: bool,
+}
+
+/// Attempts that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempts {
+    /// How many in a row.
+    pub count: u32,
+    /// When the last one ended.
+    pub since: Timestamp,
+    /// Why it did.
+    pub why: String,
+}
+
+impl Attempts {
+    /// The first pause between two attempts.
+    const FIRST_PAUSE: Span = Span::from_secs(60);
+    /// The longest.
+    const LONGEST_PAUSE: Span = Span::from_secs(3600);
+
+    /// How long the next one waits: a minute after the first, then twice as long each time, an hour at most.
+    pub fn pause(&self) -> Span {
+        let doubled = Self::FIRST_PAUSE.as_millis() << self.count.saturating_sub(1).min(10);
+        Span::from_millis(doubled).min(Self::LONGEST_PAUSE)
+    }
+}
+
 impl Node {
+    /// Whether it went back by itself and was not released since.
+    pub fn is_apart(&self) -> bool {
+        self.apart.as_ref().is_some_and(|apart| !apart.released)
+    }
+
+    /// Whether what is installed is what it should have.
+    pub fn has_what_it_should(&self) -> bool {
+        self.current.packages == self.should
+    }
+
     /// The version of each package that runs there, installed or not.
     pub fn packages(&self) -> &BTreeMap<PackageName, PackageId> {
         self.ephemeral.as_ref().map_or(&self.current.packages, |ephemeral| &ephemeral.packages)
@@ -331,6 +382,8 @@ pub enum EventKind {
     NodeFailed,
     /// A node went away.
     NodeAway,
+    /// A node went back by itself.
+    NodeApart,
     /// A node was restarted, and what was not installed there is gone.
     NodeRestarted,
     /// A discrepancy was found.

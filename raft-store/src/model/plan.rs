@@ -1,16 +1,22 @@
 //! What an update is to do, as the planner works it out, and what stands in its way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::ids::{ClassName, NodeName, PackageId, PackageName, Signature, Timestamp, UpdateId};
+use super::ids::{ApiName, ClassName, NodeName, PackageId, PackageName, Signature, Timestamp, UpdateId};
 
 /// Why a plan leaves out a node that is away.
 pub const LEFT_OUT_AWAY: &str = "it is away";
 /// Why a plan leaves out a node that a user's decision took out.
 pub const LEFT_OUT_BY_DECISION: &str = "a decision left it out";
+/// Why a plan leaves out a node that a regress took from its update.
+pub const LEFT_OUT_BY_REGRESS: &str = "a regress took it out";
+/// Why a plan leaves out a node that went back by itself.
+pub const LEFT_OUT_APART: &str = "it went back by itself, and was not released";
+/// The reasons for which a node that should have changed is left out: the update is then done in part only.
+pub const LEFT_OUT_PARTLY: [&str; 4] = [LEFT_OUT_AWAY, LEFT_OUT_BY_DECISION, LEFT_OUT_BY_REGRESS, LEFT_OUT_APART];
 
 /// What is to be done, worked out by the planner.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +35,26 @@ pub struct Plan {
     pub left_out: BTreeMap<NodeName, String>,
     /// The version of everything that was read, by its key: made again if one has changed by commit time.
     pub read: BTreeMap<String, u64>,
+    /// The APIs it touches: two updates that touch the same one go one after the other.
+    #[serde(default)]
+    pub apis: TouchedApis,
+}
+
+/// The APIs that a plan touches.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TouchedApis {
+    /// Those that it provides in other versions than before.
+    pub changes: BTreeSet<ApiName>,
+    /// Those that what it changes needs. Any number of updates may need the same one.
+    pub needs: BTreeSet<ApiName>,
+}
+
+impl TouchedApis {
+    /// Whether one changes an API that the other changes or needs.
+    pub fn conflict(&self, other: &Self) -> bool {
+        let touches = |api: &ApiName| other.changes.contains(api) || other.needs.contains(api);
+        self.changes.iter().any(touches) || !self.needs.is_disjoint(&other.changes)
+    }
 }
 
 /// What changes on one node.
@@ -146,6 +172,15 @@ pub enum Blocker {
     /// The node is not connected.
     #[error("node {node} is away; wait for it, or leave it out with --skip-away")]
     NodeAway {
+        /// The node.
+        node: NodeName,
+    },
+    /// It went back by itself, and nobody has released it.
+    #[error(
+        "node {node} went back by itself (`tribune local regress`) and stays as it is; \
+         release it with `tribune node release {node}`, or leave it out with --skip-away"
+    )]
+    Apart {
         /// The node.
         node: NodeName,
     },

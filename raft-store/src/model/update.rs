@@ -31,6 +31,8 @@ pub enum UpdateKind {
     Install,
     /// The nodes go back: to the packages named, or to what they had before if none is named.
     Regress,
+    /// A node comes to exactly what the record says it should have. Nobody submits it: the master begins it by itself.
+    Converge,
 }
 
 /// Which nodes get which packages.

@@ -76,6 +76,7 @@ impl Record {
         match order.command {
             UserCommand::CreateToken { hash, valid, node } => self.create_token(at, hash, valid, node, &author),
             UserCommand::LabelNode { node, set, unset } => self.label_node(at, &node, set, &unset, &author),
+            UserCommand::ReleaseNode { node } => self.release_node(at, &node, &author),
             UserCommand::SetClass { class, add, remove } => self.set_class(at, class, &add, &remove, &author),
             UserCommand::RemoveClass { class } => self.remove_class(at, &class, &author),
             UserCommand::RemovePrincipal { key } => self.remove_principal(at, key, &author),
@@ -97,12 +98,13 @@ impl Record {
         match command {
             MasterCommand::Create(birth) => self.create(at, birth),
             MasterCommand::Join { token, node } => self.join(at, token, node),
-            MasterCommand::NodeState { node, facts, current, ephemeral, kept } => {
-                self.node_state(at, node, facts, (current, ephemeral.as_ref(), kept))
+            MasterCommand::NodeState { node, facts, current, ephemeral, kept, apart } => {
+                self.node_state(at, node, facts, (current, ephemeral.as_ref(), kept), apart.as_deref())
             }
             MasterCommand::MakeStandby { node } => self.make_standby(at, node),
             MasterCommand::MakeVoter { node } => self.make_voter(at, node),
             MasterCommand::MakeMember { node } => self.make_member(at, node),
+            MasterCommand::Converge { node, plan } => self.converge(at, node, plan),
             MasterCommand::SetPlan { update, plan } => self.set_plan(at, *update, plan),
             MasterCommand::Report { update, node, revision, round, report } => {
                 self.report(at, *update, node, (*revision, *round), report)

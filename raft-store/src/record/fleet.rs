@@ -6,8 +6,8 @@ use super::Record;
 use super::apply::{About, At};
 use crate::command::{Accepted, Birth, Evidence, MAX_TOKEN_LIFE, NewNode, Rejection, Response};
 use crate::model::{
-    Author, CharacteristicKey, Class, ClassName, Cluster, Desired, Ephemeral, EventKind, Facts, Generation, Manifest, Node,
-    NodeName, Package, PackageId, Principal, PrincipalName, PublicKey, RECORD_LEVEL, RaftRole, Receipt, Role, Settings,
+    Apart, Author, CharacteristicKey, Class, ClassName, Cluster, Desired, Ephemeral, EventKind, Facts, Generation, Manifest,
+    Node, NodeName, Package, PackageId, Principal, PrincipalName, PublicKey, RECORD_LEVEL, RaftRole, Receipt, Role, Settings,
     Signature, Span, Token, Update,
 };
 
@@ -17,6 +17,8 @@ pub const MAX_NODES: usize = 10_000;
 pub const MAX_CHARACTERISTICS: usize = 64;
 /// The most tokens that are kept.
 const MAX_TOKENS: usize = 10_000;
+/// The longest name of a change that a node makes by itself, in bytes.
+const MAX_CHANGE_BYTES: usize = 128;
 /// The Raft id of a cluster's first voter.
 pub const FIRST_RAFT_ID: u64 = 0;
 
@@ -89,19 +91,29 @@ impl Record {
         name: &NodeName,
         facts: &Facts,
         (current, ephemeral, kept): (&Generation, Option<&Ephemeral>, &BTreeMap<u64, Generation>),
+        apart: Option<&str>,
     ) -> Response {
+        if apart.is_some_and(|change| change.is_empty() || change.len() > MAX_CHANGE_BYTES) {
+            let what = format!("the name of a node's own change must have 1 to {MAX_CHANGE_BYTES} bytes");
+            return Err(Rejection::Evidence { what });
+        }
         check_facts(facts)?;
         let mut node = self.node(name)?.clone();
         let same_software = node.current == *current && node.ephemeral.as_ref() == ephemeral && node.kept == *kept;
-        if node.facts == *facts && same_software {
+        let same_apart = node.apart.as_ref().map(|apart| apart.change.as_str()) == apart;
+        if node.facts == *facts && same_software && same_apart {
             return Ok(Accepted::Done);
         }
-        let plannable = node.facts.platform != facts.platform || node.facts.discovered != facts.discovered || !same_software;
+        let plannable =
+            node.facts.platform != facts.platform || node.facts.discovered != facts.discovered || !(same_software && same_apart);
         let other_software = node.current != *current || node.ephemeral.as_ref() != ephemeral;
         node.facts = facts.clone();
         node.current = current.clone();
         node.ephemeral = ephemeral.cloned();
         node.kept = kept.clone();
+        if !same_apart {
+            node.apart = apart.map(|change| Apart { change: change.to_owned(), since: at.time, released: false });
+        }
         if plannable {
             node.version = at.index;
         }
@@ -109,6 +121,22 @@ impl Record {
         if other_software {
             self.software_changed(at);
         }
+        if !same_apart && apart.is_some() {
+            let text = format!("node {name} went back by itself, and stays as it is until it is released");
+            self.note(at, EventKind::NodeApart, About::node(name), text);
+        }
+        Ok(Accepted::Done)
+    }
+
+    /// A node that went back by itself takes part again, and comes to what it should have.
+    pub(super) fn release_node(&mut self, at: At, name: &NodeName, by: &Author) -> Response {
+        let mut node = self.node(name)?.clone();
+        let apart = node.apart.as_mut().filter(|apart| !apart.released);
+        apart.ok_or_else(|| Rejection::NotApart { node: name.clone() })?.released = true;
+        node.converging = None;
+        node.version = at.index;
+        self.nodes.put(name.clone(), node);
+        self.note(at, EventKind::NodeChanged, About::node(name), format!("{} released node {name}", by.name));
         Ok(Accepted::Done)
     }
 
@@ -272,6 +300,10 @@ impl Record {
 
     fn put_in_class(&mut self, at: At, name: &NodeName, class: Option<ClassName>) -> Result<(), Rejection> {
         let mut node = self.node(name)?.clone();
+        if let Some(class) = class.as_ref().filter(|class| node.class.as_ref() != Some(*class)) {
+            node.should.extend(self.should_have_of_class(class));
+            node.converging = None;
+        }
         node.class = class;
         node.version = at.index;
         self.nodes.put(name.clone(), node);
@@ -348,6 +380,8 @@ fn new_node(at: At, new: &NewNode) -> Node {
         ephemeral: None,
         kept: BTreeMap::new(),
         should: BTreeMap::new(),
+        apart: None,
+        converging: None,
         local_commands: Role::Viewer,
         joined: at.time,
         version: at.index,

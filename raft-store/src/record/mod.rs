@@ -9,6 +9,8 @@ mod fleet;
 mod needs;
 mod progress;
 mod query;
+mod queue;
+mod should;
 mod table;
 mod updates;
 

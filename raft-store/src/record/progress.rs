@@ -9,8 +9,8 @@ use super::Record;
 use super::apply::{About, At};
 use crate::command::{Accepted, Rejection, Response};
 use crate::model::{
-    Answer, BallotCast, Discrepancy, Ephemeral, EventKind, Generation, LEFT_OUT_AWAY, LEFT_OUT_BY_DECISION, NodeName,
-    NodeProgress, NodeReport, OnFailure, Outcome, Phase, ProcessRef, Step, Tombstone, TombstoneKey, Update, UpdateId, UpdateKind,
+    Answer, BallotCast, Discrepancy, Ephemeral, EventKind, Generation, LEFT_OUT_PARTLY, NodeName, NodeProgress, NodeReport,
+    OnFailure, Outcome, Phase, ProcessRef, Step, Update, UpdateId, UpdateKind,
 };
 
 /// The most processes of a node that are asked.
@@ -115,7 +115,13 @@ impl Record {
         let vetoed = update.nodes.values().any(|node| node.ballots.iter().any(|ballot| ballot.standing_veto().is_some()));
         let all_voted = update.nodes.values().all(|node| node.step >= Step::Voted);
         let changed = update.nodes.values().any(|node| node.changed);
+        let by_itself = update.request.kind == UpdateKind::Converge;
         match update.phase {
+            Phase::Asking | Phase::Distributing | Phase::Wave { .. } if all_voted && vetoed && !changed && by_itself => {
+                // Nobody was asked to decide: it is tried again.
+                let why = format!("vetoed by {}", super::query::vetoes(update).join("; "));
+                self.end(at, id, Outcome::Aborted, Some(why))
+            }
             Phase::Asking if all_voted && vetoed => self.enter(at, id, Phase::Vetoed),
             Phase::Asking | Phase::Vetoed if all_voted && !vetoed => {
                 self.enter(at, id, Phase::Distributing)?;
@@ -125,6 +131,18 @@ impl Record {
             Phase::Distributing if vetoed => self.back_to_vetoed(at, id),
             Phase::Wave { .. } if vetoed && !changed => self.back_to_vetoed(at, id),
             Phase::Wave { wave } if vetoed => self.enter(at, id, Phase::Held { wave }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Works out the phase after a node has left the update.
+    pub(super) fn work_out(&mut self, at: At, id: UpdateId) -> Result<(), Rejection> {
+        self.count_ballots(at, id)?;
+        match self.update(id)?.phase {
+            Phase::Distributing => self.when_all_staged(at, id),
+            Phase::Wave { .. } => self.when_wave_done(at, id),
+            Phase::Persisting => self.when_all_persisted(at, id),
+            Phase::Regressing => self.when_all_back(at, id),
             _ => Ok(()),
         }
     }
@@ -385,8 +403,8 @@ impl Record {
         let ephemeral = update.request.options.ephemeral;
         let runs = update.nodes.values().any(|node| node.step == Step::Settled);
         let done = if ephemeral { Step::Persisted } else { Step::Settled };
-        let partly = update.nodes.values().any(|node| node.step != done)
-            || left_out.any(|why| [LEFT_OUT_AWAY, LEFT_OUT_BY_DECISION].contains(&why.as_str()));
+        let partly =
+            update.nodes.values().any(|node| node.step != done) || left_out.any(|why| LEFT_OUT_PARTLY.contains(&why.as_str()));
         let outcome = match (discrepancies.is_empty(), partly) {
             (false, _) => Outcome::CompletedWithDiscrepancies,
             (true, true) => Outcome::CompletedInPart,
@@ -440,59 +458,8 @@ impl Record {
         update.reason = reason;
         self.updates.put(id, update.clone());
         self.enter(at, id, Phase::Ended { outcome })?;
-        let done = matches!(outcome, Outcome::Completed | Outcome::CompletedInPart | Outcome::CompletedWithDiscrepancies);
-        for (name, progress) in &update.nodes {
-            match progress.step {
-                Step::Settled | Step::Persisted if done => self.should_have(at, &update, name),
-                Step::Regressed if !progress.restarted => self.bury(at, &update, name),
-                _ => {}
-            }
-        }
-        if done {
-            self.classes_should_have(at, &update);
-        }
+        self.should_have_after(at, &update, outcome);
         Ok(())
-    }
-
-    /// What a node should have is what it was given.
-    fn should_have(&mut self, at: At, update: &Update, name: &NodeName) {
-        let (Some(mut node), Some(plan)) = (self.nodes.get(name).cloned(), update.plan.as_ref()) else { return };
-        for change in plan.nodes.get(name).into_iter().flat_map(|plan| &plan.changes) {
-            match change.to {
-                Some(id) => node.should.insert(change.name.clone(), id),
-                None => node.should.remove(&change.name),
-            };
-            if let (UpdateKind::Regress, Some(package)) = (update.request.kind, change.from) {
-                let key = TombstoneKey { package, node: name.clone() };
-                self.tombstones.put(key, Tombstone { update: update.id, at: at.time });
-            } else if let Some(package) = change.to {
-                self.tombstones.remove(&TombstoneKey { package, node: name.clone() });
-            }
-        }
-        node.version = at.index;
-        self.nodes.put(name.clone(), node);
-    }
-
-    /// What was regressed on a node is not installed there again unless someone says so.
-    fn bury(&mut self, at: At, update: &Update, name: &NodeName) {
-        let Some(plan) = update.plan.as_ref() else { return };
-        for package in plan.nodes.get(name).into_iter().flat_map(|plan| &plan.changes).filter_map(|change| change.to) {
-            let key = TombstoneKey { package, node: name.clone() };
-            self.tombstones.put(key, Tombstone { update: update.id, at: at.time });
-        }
-    }
-
-    fn classes_should_have(&mut self, at: At, update: &Update) {
-        for (name, packages) in &update.request.targets.classes {
-            let Some(mut class) = self.classes.get(name).cloned() else { continue };
-            for id in packages {
-                if let Some(package) = self.packages.get(id) {
-                    class.should.insert(package.manifest.name.clone(), *id);
-                }
-            }
-            class.version = at.index;
-            self.classes.put(name.clone(), class);
-        }
     }
 }
 

@@ -122,7 +122,7 @@ fn running(update: &Update) -> Vec<NodeName> {
 }
 
 /// One sentence for each veto that stands.
-fn vetoes(update: &Update) -> Vec<String> {
+pub(super) fn vetoes(update: &Update) -> Vec<String> {
     let mut sentences = Vec::new();
     for (name, node) in &update.nodes {
         for ballot in &node.ballots {

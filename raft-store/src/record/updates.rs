@@ -7,7 +7,7 @@ use super::{KEPT_UPDATES, Record};
 use crate::command::{Accepted, Evidence, Rejection, Response};
 use crate::model::{
     Answer, Author, Decision, DecisionTaken, EventKind, NodeName, NodeProgress, Outcome, Phase, Plan, RequestId, Span, Step,
-    Update, UpdateId, UpdateRequest,
+    Update, UpdateId, UpdateKind, UpdateRequest,
 };
 
 /// The most updates that are open at a time.
@@ -25,57 +25,65 @@ impl Record {
         let Some(Evidence::Plan(plan)) = evidence else {
             return Err(Rejection::Evidence { what: "the plan is missing".into() });
         };
+        if request.kind == UpdateKind::Converge {
+            return Err(Rejection::Evidence {
+                what: "nodes come to what they should have by themselves; install or regress".into(),
+            });
+        }
         self.check_current(plan)?;
         if !plan.blockers.is_empty() {
             return Err(Rejection::Blocked { plan: Box::new(plan.clone()) });
         }
+        let (who, count) = (by.name.clone(), plan.nodes.len());
+        let text = |id| format!("{who} submitted {id} for {count} nodes");
+        self.open(at, request_id, request, plan.clone(), by, text).map(|update| Accepted::Update { update })
+    }
+
+    /// A new update: it begins, or waits for those before it.
+    pub(super) fn open(
+        &mut self,
+        at: At,
+        request_id: RequestId,
+        request: UpdateRequest,
+        plan: Plan,
+        by: Author,
+        text: impl FnOnce(UpdateId) -> String,
+    ) -> Result<UpdateId, Rejection> {
         if self.updates.values().filter(|update| !update.phase.ended()).count() >= MAX_OPEN_UPDATES {
             return Err(Rejection::Limit { what: "open updates".into(), count: MAX_OPEN_UPDATES as u64 });
         }
+        self.check_current(&plan)?;
         let mut cluster = self.cluster().cloned().ok_or(Rejection::NotCreated)?;
         let id = UpdateId(cluster.next_update);
         cluster.next_update += 1;
         self.clusters.put(0, cluster);
-        let text = format!("{} submitted {id} for {} nodes", by.name, plan.nodes.len());
-        let behind = self.in_front_of(id, plan.nodes.keys());
-        let queued = !behind.is_empty();
-        let update = Update {
+        let mut update = Update {
             id,
             request_id,
             request,
             by,
             submitted: at.time,
-            phase: if queued { Phase::Queued { behind } } else { Phase::Planned },
+            phase: Phase::Planned,
             since: at.time,
-            plan: Some(plan.clone()),
+            plan: Some(plan),
             ballot_revision: 0,
             nodes: BTreeMap::new(),
             decisions: Vec::new(),
             reason: None,
             discrepancies: Vec::new(),
         };
+        let behind = self.in_front_of(&update);
+        let queued = !behind.is_empty();
+        if queued {
+            update.phase = Phase::Queued { behind };
+        }
         self.forget_old_updates();
-        self.note(at, EventKind::UpdateSubmitted, About::update(id), text);
+        self.note(at, EventKind::UpdateSubmitted, About::update(id), text(id));
         self.updates.put(id, update);
         if !queued {
             self.begin(at, id)?;
         }
-        Ok(Accepted::Update { update: id })
-    }
-
-    /// The open updates that were there before and want one of these nodes.
-    fn in_front_of<'a>(&self, id: UpdateId, nodes: impl Iterator<Item = &'a NodeName> + Clone) -> Vec<UpdateId> {
-        self.updates
-            .values()
-            .filter(|other| other.id < id && !other.phase.ended())
-            .filter(|other| other.plan.as_ref().is_some_and(|plan| nodes.clone().any(|node| plan.nodes.contains_key(node))))
-            .map(|other| other.id)
-            .collect()
-    }
-
-    /// The updates a queued one waits for now.
-    pub fn waits_for(&self, update: &Update) -> Vec<UpdateId> {
-        update.plan.as_ref().map_or_else(Vec::new, |plan| self.in_front_of(update.id, plan.nodes.keys()))
+        Ok(id)
     }
 
     pub(super) fn set_plan(&mut self, at: At, id: UpdateId, plan: &Plan) -> Response {
@@ -91,7 +99,7 @@ impl Record {
             self.end(at, id, Outcome::Rejected, Some(reason))?;
             return Ok(Accepted::Done);
         }
-        let behind = self.in_front_of(id, plan.nodes.keys());
+        let behind = self.in_front_of(&update);
         if behind.is_empty() {
             self.updates.put(id, update);
             self.begin(at, id)?;
@@ -125,8 +133,12 @@ impl Record {
     fn begin(&mut self, at: At, id: UpdateId) -> Result<(), Rejection> {
         let mut update = self.update(id)?.clone();
         let Some(plan) = &update.plan else { return Err(Rejection::Outdated) };
+        let regress = update.request.kind == UpdateKind::Regress;
         update.nodes = plan.nodes.keys().map(|name| (name.clone(), self.fresh_progress(at, name))).collect();
         self.updates.put(id, update);
+        if regress {
+            self.take_nodes(at, id)?;
+        }
         self.enter(at, id, Phase::Asking)
     }
 

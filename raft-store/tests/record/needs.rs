@@ -21,7 +21,14 @@ fn need(module: &str) -> Discrepancy {
 /// What a node has changes.
 fn changes(fleet: &mut Fleet, number: u64) {
     let current = Generation { number, ..Generation::default() };
-    let state = MasterCommand::NodeState { node: node("a"), facts: facts(), current, ephemeral: None, kept: Default::default() };
+    let state = MasterCommand::NodeState {
+        node: node("a"),
+        facts: facts(),
+        current,
+        ephemeral: None,
+        kept: Default::default(),
+        apart: None,
+    };
     fleet.tell(state).unwrap();
 }
 

@@ -244,6 +244,7 @@ fn entry(fleet: &mut Fleet, app: &Manifest, act: &Act, last: Option<&Entry>) -> 
                     current: Generation::default(),
                     ephemeral: None,
                     kept: BTreeMap::new(),
+                    apart: None,
                 },
             };
             master(fleet, command)

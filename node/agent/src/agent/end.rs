@@ -23,6 +23,7 @@ impl Task {
     pub(super) async fn end(&mut self, id: UpdateId, outcome: Outcome, reason: Option<String>) -> Result<Moved, Stuck> {
         let Some(mut journal) = self.journal(id) else { return Ok(Moved::No) };
         self.abort_staging(id);
+        self.note_apart(&journal).await?;
         self.answer_local(&journal);
         self.remember_failure(&journal).await?;
         let changed_nothing = !matches!(journal.stage, Stage::Settled { .. });
@@ -123,6 +124,15 @@ impl Task {
             if !known && let Err(error) = self.children.release_socket(socket.address).await {
                 tracing::debug!(%error, "a socket stays open");
             }
+        }
+        Ok(())
+    }
+
+    /// A change of the node's own making is done: the cluster has to know that it was, also when it hears of it late.
+    async fn note_apart(&mut self, journal: &Journal) -> Result<(), Stuck> {
+        if journal.is_local() && matches!(journal.stage, Stage::Settled { .. }) {
+            self.state.apart = Some(journal.name.clone());
+            self.storage.save(super::start::APART, &self.state.apart).await?;
         }
         Ok(())
     }

@@ -119,6 +119,8 @@ pub struct Standing {
     pub ephemeral: Option<Ephemeral>,
     /// What it can go back to, by number.
     pub kept: BTreeMap<u64, Generation>,
+    /// What it calls its last change that was of its own making, without the cluster.
+    pub apart: Option<String>,
     /// The updates whose end it has not heard of.
     pub updates: BTreeMap<UpdateId, UpdateStanding>,
     /// What keeps modules from running as they should, one sentence each.

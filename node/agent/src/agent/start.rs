@@ -29,6 +29,8 @@ use crate::processes::{ProcessId, notify};
 const RUN: &str = "run";
 /// The note of the processes that said hello.
 pub(super) const SPOKE: &str = "spoke";
+/// The note of the node's last change of its own making.
+pub(super) const APART: &str = "apart";
 /// The note of the generations that failed.
 pub(super) const FAILED: &str = "failed";
 
@@ -136,6 +138,7 @@ async fn read_state(
         patience: BTreeSet::new(),
         software: BTreeMap::new(),
         local_answers: BTreeMap::new(),
+        apart: storage.load(APART).await?,
         failed: storage.load(FAILED).await?.unwrap_or_default(),
         live_shown: None,
     };

@@ -100,6 +100,8 @@ pub(super) struct State {
     /// What children run from, as far as it was read.
     pub(super) software: BTreeMap<Software, Arc<Installed>>,
     pub(super) local_answers: BTreeMap<UpdateId, oneshot::Sender<Result<Generation, LocalRegressError>>>,
+    /// What the last change of the node's own making is called.
+    pub(super) apart: Option<String>,
     /// Generations that failed, with why, newest last.
     pub(super) failed: Vec<String>,
     /// To whose tree `live` leads.
@@ -448,6 +450,13 @@ impl Task {
         })
     }
 
+    /// What the last change of the node's own making is called; one that is done and not yet noted counts.
+    fn apart(&self) -> Option<String> {
+        let done = |open: &&Open| open.journal.is_local() && matches!(open.journal.stage, Stage::Settled { .. });
+        let just_done = self.state.updates.values().find(done).map(|open| open.journal.name.clone());
+        just_done.or_else(|| self.state.apart.clone())
+    }
+
     /// Tells the handle where the node stands.
     fn publish(&self) {
         let mut updates = BTreeMap::new();
@@ -462,7 +471,7 @@ impl Task {
         }
         let current = self.state.current.generation.clone();
         let (kept, ephemeral) = (self.state.kept.clone(), self.until_restart().cloned());
-        let standing = Standing { current, ephemeral, kept, updates, problems: self.problems() };
+        let standing = Standing { current, ephemeral, kept, apart: self.apart(), updates, problems: self.problems() };
         self.inputs.publish.send_if_modified(|known| {
             let changed = *known != standing;
             *known = standing;

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use tribune_raft_store::model::{Blocker, Class, ClassName, NodeName, NodePlan};
+use tribune_raft_store::model::{Blocker, Class, ClassName, NodeName, NodePlan, UpdateKind};
 
 use super::{Planner, Wanted};
 
 impl Planner<'_> {
     /// A node that changes must change as its whole class does, or come to what its class should have.
     pub(super) fn drift(&mut self, wanted: &Wanted) {
-        if self.request.options.allow_drift {
+        if self.request.options.allow_drift || self.request.kind == UpdateKind::Converge {
             return;
         }
         let mut classes: BTreeMap<ClassName, Vec<NodeName>> = BTreeMap::new();

@@ -99,7 +99,7 @@ impl Planner<'_> {
     }
 
     /// Whether the version that is installed may be replaced by this one.
-    fn upgrade_from(&self, node: &Node, manifest: &Manifest) -> Option<Blocker> {
+    pub(super) fn upgrade_from(&self, node: &Node, manifest: &Manifest) -> Option<Blocker> {
         let allowed = manifest.upgrade_from.as_ref()?;
         let from = &self.record.packages().get(node.current.packages.get(&manifest.name)?)?.manifest.version;
         if allowed.matches(from) {

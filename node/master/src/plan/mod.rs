@@ -4,6 +4,7 @@
 //! can be shown without doing anything, and committed only if it is still true.
 
 mod change;
+mod converge;
 mod drift;
 mod install;
 mod regress;
@@ -13,7 +14,8 @@ mod waves;
 use std::collections::{BTreeMap, BTreeSet};
 
 use tribune_raft_store::model::{
-    Blocker, LEFT_OUT_AWAY, LEFT_OUT_BY_DECISION, Node, NodeName, PackageId, Plan, Update, UpdateKind, UpdateRequest,
+    Blocker, LEFT_OUT_APART, LEFT_OUT_AWAY, LEFT_OUT_BY_DECISION, LEFT_OUT_BY_REGRESS, Node, NodeName, PackageId, Plan, Update,
+    UpdateKind, UpdateRequest,
 };
 use tribune_raft_store::record::Record;
 
@@ -27,7 +29,7 @@ const NAMED: usize = 5;
 
 /// What a request would change. `master` is the node that is master now, which changes over last.
 pub fn plan(record: &Record, request: &UpdateRequest, liveness: &Liveness, master: Option<&NodeName>) -> Plan {
-    Planner::new(record, request, liveness).plan(None, master)
+    Planner::new(record, request, liveness).plan(None, None, master)
 }
 
 /// A new plan for an update: for a queued one whose turn has come, or with these nodes only (`Decision::Only`). Its
@@ -39,7 +41,7 @@ pub fn plan_again(
     liveness: &Liveness,
     master: Option<&NodeName>,
 ) -> Plan {
-    let mut plan = Planner::new(record, &update.request, liveness).plan(only, master);
+    let mut plan = Planner::new(record, &update.request, liveness).plan(Some(update), only, master);
     plan.revision = update.plan.as_ref().map_or(1, |old| old.revision.saturating_add(1));
     plan
 }
@@ -60,11 +62,15 @@ impl<'a> Planner<'a> {
         Self { record, request, liveness, plan: Plan { revision: 1, ..Plan::default() } }
     }
 
-    fn plan(mut self, only: Option<&BTreeSet<NodeName>>, master: Option<&NodeName>) -> Plan {
+    fn plan(mut self, update: Option<&Update>, only: Option<&BTreeSet<NodeName>>, master: Option<&NodeName>) -> Plan {
         let wanted = self.targets();
         let mut whole = self.plan.blockers.is_empty();
         for (name, packages) in &wanted {
             let Some(node) = self.record.nodes().get(name) else { continue };
+            if was_taken(update, name) {
+                self.plan.left_out.insert(name.clone(), LEFT_OUT_BY_REGRESS.to_owned());
+                continue;
+            }
             if only.is_some_and(|only| !only.contains(name)) {
                 self.plan.left_out.insert(name.clone(), LEFT_OUT_BY_DECISION.to_owned());
                 continue;
@@ -73,7 +79,7 @@ impl<'a> Planner<'a> {
             whole &= self.node(node, packages);
         }
         self.drift(&wanted);
-        if whole {
+        if whole && !self.plan.nodes.is_empty() {
             self.check_needs();
         }
         self.plan.waves = waves::waves(self.record, self.request.options.strategy, self.plan.nodes.keys(), master);
@@ -91,9 +97,18 @@ impl<'a> Planner<'a> {
             self.plan.left_out.insert(node.name.clone(), LEFT_OUT_AWAY.to_owned());
             return true;
         }
+        if node.is_apart() {
+            if self.request.options.skip_away {
+                self.plan.left_out.insert(node.name.clone(), LEFT_OUT_APART.to_owned());
+                return true;
+            }
+            self.plan.blockers.push(Blocker::Apart { node: node.name.clone() });
+            return false;
+        }
         let fate = match self.request.kind {
             UpdateKind::Install => self.install(node, packages),
             UpdateKind::Regress => self.regress(node, packages),
+            UpdateKind::Converge => self.converge(node),
         };
         match fate {
             Ok(Fate::Changes(plan)) => {
@@ -139,6 +154,7 @@ impl<'a> Planner<'a> {
             }
         }
         let touched = needs::touched_apis(&before, &after, plans.keys());
+        self.plan.apis = needs::take(&before, &after, plans.keys());
         for (name, modules) in &before.nodes {
             if modules.iter().any(|has| needs::apis_of(has).any(|api| touched.contains(api)))
                 && let Some(node) = self.record.nodes().get(*name)
@@ -159,6 +175,12 @@ impl<'a> Planner<'a> {
         let words = reasons.iter().map(|(why, nodes)| format!("{}: {why}", name_some(nodes)));
         words.collect::<Vec<_>>().join("; ")
     }
+}
+
+/// Whether a regress took a node out of an update: it does not come back into it.
+fn was_taken(update: Option<&Update>, name: &NodeName) -> bool {
+    let plan = update.and_then(|update| update.plan.as_ref());
+    plan.and_then(|plan| plan.left_out.get(name)).is_some_and(|why| why == LEFT_OUT_BY_REGRESS)
 }
 
 fn name_some(nodes: &[&NodeName]) -> String {

@@ -7,8 +7,10 @@
 #[path = "../../../../raft-store/tests/record/fleet.rs"]
 mod fleet;
 
+mod converge;
 mod coordinator;
 mod membership;
 mod planner;
+mod queue;
 mod random;
 mod setup;

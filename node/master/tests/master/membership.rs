@@ -75,7 +75,9 @@ impl World {
         let row = self.fleet.node(name).clone();
         let facts = Facts { voter, ..row.facts };
         let (current, kept) = (row.current, row.kept);
-        self.fleet.tell(MasterCommand::NodeState { node: node(name), facts, current, ephemeral: None, kept }).unwrap();
+        self.fleet
+            .tell(MasterCommand::NodeState { node: node(name), facts, current, ephemeral: None, kept, apart: None })
+            .unwrap();
     }
 
     fn place(&mut self, name: &str, site: &str) {

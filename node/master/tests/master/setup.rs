@@ -45,7 +45,9 @@ pub fn state(fleet: &mut Fleet, name: &str, current: Generation) {
     let mut kept = row.kept;
     kept.insert(row.current.number, row.current);
     kept.remove(&current.number);
-    fleet.tell(MasterCommand::NodeState { node: node(name), facts: row.facts, current, ephemeral: None, kept }).unwrap();
+    fleet
+        .tell(MasterCommand::NodeState { node: node(name), facts: row.facts, current, ephemeral: None, kept, apart: None })
+        .unwrap();
 }
 
 /// Puts nodes into a class.

@@ -243,6 +243,7 @@ impl Script {
             current: self.current.clone(),
             ephemeral: None,
             kept: BTreeMap::new(),
+            apart: None,
             open: open.into_iter().collect(),
         };
         self.channel.send(&FromNode::State(Box::new(state))).await.unwrap();

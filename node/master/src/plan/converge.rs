@@ -1,0 +1,64 @@
+//! What changes on a node that comes to what it should have.
+
+use std::collections::BTreeMap;
+
+use tribune_raft_store::model::{Blocker, Manifest, Node, NodePlan, PackageId, PackageName, PlannedModule};
+
+use super::Planner;
+use super::change::{ByPackage, Fate, changes, flat};
+
+impl Planner<'_> {
+    /// What changes on a node that is to have exactly what the record says it should have, or every reason why it cannot.
+    pub(super) fn converge(&self, node: &Node) -> Result<Fate, Vec<Blocker>> {
+        let before = self.has(node);
+        let (mut to, mut after) = (BTreeMap::<PackageName, PackageId>::new(), ByPackage::new());
+        let mut blockers = Vec::new();
+        for (name, id) in &node.should {
+            match self.comes_to(node, name, *id, &before) {
+                Ok(modules) if modules.is_empty() => {}
+                Ok(modules) => {
+                    to.insert(name.clone(), *id);
+                    after.insert(name.clone(), modules);
+                }
+                Err(why) => blockers.extend(why),
+            }
+        }
+        if !blockers.is_empty() {
+            return Err(blockers);
+        }
+        let changes = changes(&node.current.packages, &to, &before, &after);
+        if changes.is_empty() {
+            return Ok(Fate::Nothing("it has what it should have".to_owned()));
+        }
+        Ok(Fate::Changes(NodePlan { changes, modules: flat(after), local: false }))
+    }
+
+    /// The modules of a package that a node should have. A package that is there in this version stays as it is: which
+    /// modules of it suit the node is only looked at anew when a user asks for an update.
+    fn comes_to(
+        &self,
+        node: &Node,
+        name: &PackageName,
+        id: PackageId,
+        before: &ByPackage,
+    ) -> Result<BTreeMap<String, PlannedModule>, Vec<Blocker>> {
+        if node.current.packages.get(name) == Some(&id) {
+            return Ok(before.get(name).cloned().unwrap_or_default());
+        }
+        let package = self.record.packages().get(&id).ok_or_else(|| vec![Blocker::UnknownPackage { package: id }])?;
+        let modules = self.modules_for(node, id, &package.manifest)?;
+        if modules.is_empty() {
+            return Ok(modules);
+        }
+        let tombstone = self.tombstone(node, id);
+        let upgrade = self.upgrade_from(node, &package.manifest).filter(|_| self.is_newer(node, &package.manifest));
+        let blockers: Vec<_> = tombstone.into_iter().chain(upgrade).collect();
+        if blockers.is_empty() { Ok(modules) } else { Err(blockers) }
+    }
+
+    /// Whether a version is newer than the one that is installed.
+    fn is_newer(&self, node: &Node, manifest: &Manifest) -> bool {
+        let installed = node.current.packages.get(&manifest.name).and_then(|id| self.record.packages().get(id));
+        installed.is_some_and(|package| manifest.version > package.manifest.version)
+    }
+}

@@ -1,0 +1,240 @@
+//! Nodes that are not what they should be come to it by themselves.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+use tribune_master::{Liveness, MasterClock, due, next_wake, stays_because};
+use tribune_raft_store::command::{Accepted, MasterCommand, Rejection, UserCommand};
+use tribune_raft_store::model::*;
+
+use crate::fleet::{Fleet, accepts, install, node, process, vetoes};
+use crate::setup::{all_there, class, planned, publish, state};
+
+/// Three nodes in class `edge`, which have `app` 1.0.0 by an update of the class, and the ids of 1.0.0 and 2.0.0.
+fn edge() -> (Fleet, PackageId, PackageId) {
+    let mut fleet = Fleet::new(&["a", "b", "c"]);
+    class(&mut fleet, "edge", &["a", "b"]);
+    let module = json!({ "name": "main", "run": ["main"] });
+    let (one, two) =
+        (publish(&mut fleet, "app", "1.0.0", std::slice::from_ref(&module)), publish(&mut fleet, "app", "2.0.0", &[module]));
+    let plan = planned(&fleet, &to_class(one));
+    let id = fleet.submit(to_class(one), plan);
+    carry_out(&mut fleet, id, &["a", "b"]);
+    (fleet, one, two)
+}
+
+fn to_class(package: PackageId) -> UpdateRequest {
+    let mut request = install(&[], &[]);
+    request.targets.classes.insert("edge".parse().unwrap(), BTreeSet::from([package]));
+    request
+}
+
+/// Brings an update of these nodes to its end.
+fn carry_out(fleet: &mut Fleet, id: UpdateId, names: &[&str]) {
+    for name in names {
+        fleet.vote(id, name, &[accepts(process("svc", 1))]);
+    }
+    for name in names {
+        fleet.report(id, name, NodeReport::Staged).unwrap();
+    }
+    let waves = fleet.update(id).plan.clone().unwrap().waves;
+    for name in waves.into_iter().flatten() {
+        fleet.become_ready(id, name.as_str());
+        fleet.change_over(id, name.as_str());
+    }
+    fleet.tell(MasterCommand::Verified { update: id, discrepancies: Vec::new() }).unwrap();
+}
+
+/// Who is to converge now.
+fn strayed(fleet: &Fleet, liveness: &Liveness, now: MasterClock) -> Vec<MasterCommand> {
+    let mut commands = due(&fleet.record, liveness, now, Some(&node("a")));
+    commands.retain(|command| matches!(command, MasterCommand::Converge { .. }));
+    commands
+}
+
+fn begin(fleet: &mut Fleet, liveness: &Liveness) -> UpdateId {
+    let mut commands = strayed(fleet, liveness, MasterClock(0));
+    assert_eq!(commands.len(), 1, "{commands:?}");
+    match fleet.tell(commands.remove(0)) {
+        Ok(Accepted::Update { update }) => update,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_node_that_joins_a_class_comes_to_what_the_class_has_and_is_asked_first() {
+    let (mut fleet, one, _) = edge();
+    assert_eq!(strayed(&fleet, &all_there(&fleet), MasterClock(0)), []);
+    class(&mut fleet, "edge", &["c"]);
+    let liveness = all_there(&fleet);
+    let id = begin(&mut fleet, &liveness);
+    assert_eq!(*fleet.phase(id), Phase::Asking);
+    assert_eq!((fleet.update(id).request.kind, fleet.update(id).by.name.as_str()), (UpdateKind::Converge, "tribune"));
+    assert_eq!(fleet.update(id).nodes.keys().collect::<Vec<_>>(), [&node("c")]);
+    assert_eq!(strayed(&fleet, &liveness, MasterClock(0)), [], "it is on its way");
+    carry_out(&mut fleet, id, &["c"]);
+    assert_eq!(*fleet.phase(id), Phase::Ended { outcome: Outcome::Completed });
+    assert_eq!(fleet.node("c").current.packages.values().collect::<Vec<_>>(), [&one]);
+    assert_eq!(strayed(&fleet, &liveness, MasterClock(0)), []);
+}
+
+#[test]
+fn a_node_that_was_away_comes_to_what_the_others_got_when_it_is_back() {
+    let (mut fleet, _, two) = edge();
+    let mut liveness = all_there(&fleet);
+    liveness.gone(&node("b"), MasterClock(0));
+    let mut request = to_class(two);
+    request.options.skip_away = true;
+    let plan = tribune_master::plan(&fleet.record, &request, &liveness, Some(&node("a")));
+    let id = fleet.submit(request, plan);
+    carry_out(&mut fleet, id, &["a"]);
+    assert_eq!(*fleet.phase(id), Phase::Ended { outcome: Outcome::CompletedInPart });
+    assert_eq!(strayed(&fleet, &liveness, MasterClock(0)), [], "it is away still");
+    let back = all_there(&fleet);
+    let id = begin(&mut fleet, &back);
+    carry_out(&mut fleet, id, &["b"]);
+    assert_eq!(fleet.node("b").current.packages.values().collect::<Vec<_>>(), [&two]);
+}
+
+#[test]
+fn what_a_decision_left_out_stays_as_it_is() {
+    let (mut fleet, one, two) = edge();
+    let plan = planned(&fleet, &to_class(two));
+    let id = fleet.submit(to_class(two), plan);
+    fleet.vote(id, "a", &[accepts(process("svc", 1))]);
+    fleet.vote(id, "b", &[vetoes(process("svc", 1), "not now")]);
+    let only = tribune_master::plan_again(
+        &fleet.record,
+        fleet.update(id),
+        Some(&[node("a")].into()),
+        &all_there(&fleet),
+        Some(&node("a")),
+    );
+    fleet.decide(id, Decision::Only { nodes: [node("a")].into() }, Some(only)).unwrap();
+    fleet.report(id, "a", NodeReport::Staged).unwrap();
+    fleet.become_ready(id, "a");
+    fleet.change_over(id, "a");
+    fleet.tell(MasterCommand::Verified { update: id, discrepancies: Vec::new() }).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Ended { outcome: Outcome::CompletedInPart });
+    assert_eq!(fleet.node("b").should.values().collect::<Vec<_>>(), [&one]);
+    assert_eq!(strayed(&fleet, &all_there(&fleet), MasterClock(0)), []);
+}
+
+#[test]
+fn a_vetoed_convergence_ends_at_once_and_is_tried_again_after_a_minute_and_then_after_two() {
+    let (mut fleet, ..) = edge();
+    class(&mut fleet, "edge", &["c"]);
+    let mut liveness = all_there(&fleet);
+    let id = begin(&mut fleet, &liveness);
+    fleet.vote(id, "c", &[vetoes(process("svc", 1), "not now")]);
+    assert_eq!(*fleet.phase(id), Phase::Ended { outcome: Outcome::Aborted });
+    assert!(fleet.update(id).reason.as_ref().is_some_and(|why| why.contains("svc (pid 1) on node c: not now")));
+    liveness.observe(&fleet.record, MasterClock(5_000));
+    assert_eq!(strayed(&fleet, &liveness, MasterClock(64_999)), []);
+    assert_eq!(next_wake(&fleet.record, &liveness, MasterClock(6_000)), Some(MasterClock(65_000)));
+    let again = strayed(&fleet, &liveness, MasterClock(65_000)).remove(0);
+    let Ok(Accepted::Update { update }) = fleet.tell(again) else { panic!("it is tried again") };
+    fleet.vote(update, "c", &[vetoes(process("svc", 1), "not now")]);
+    liveness.observe(&fleet.record, MasterClock(70_000));
+    assert_eq!(strayed(&fleet, &liveness, MasterClock(189_999)), []);
+    assert_eq!(strayed(&fleet, &liveness, MasterClock(190_000)).len(), 1);
+    assert_eq!(fleet.node("c").converging.as_ref().map(|attempts| attempts.count), Some(2));
+}
+
+#[test]
+fn the_pause_between_attempts_doubles_up_to_an_hour() {
+    let pause = |count| Attempts { count, since: Timestamp(0), why: String::new() }.pause();
+    let minutes: Vec<u64> = (1..9).map(|count| pause(count).as_millis() / 60_000).collect();
+    assert_eq!(minutes, [1, 2, 4, 8, 16, 32, 60, 60]);
+    assert_eq!(pause(u32::MAX), Span::from_secs(3600));
+}
+
+#[test]
+fn a_convergence_does_not_cross_a_tombstone_and_the_node_says_why_it_stays() {
+    let (mut fleet, _, two) = edge();
+    let mut request = install(&["c"], &[two]);
+    request.options.on_failure = OnFailure::RegressAll;
+    let plan = planned(&fleet, &request);
+    let id = fleet.submit(request, plan);
+    fleet.vote(id, "c", &[]);
+    fleet.report(id, "c", NodeReport::Staged).unwrap();
+    fleet.become_ready(id, "c");
+    fleet.tell(MasterCommand::Go { update: id, nodes: [node("c")].into() }).unwrap();
+    let back = NodeReport::Regressed { current: Generation::default(), why: Some("it crashed".into()) };
+    fleet.report(id, "c", back).unwrap();
+    let plan = planned(&fleet, &to_class(two));
+    let id = fleet.submit(to_class(two), plan);
+    carry_out(&mut fleet, id, &["a", "b"]);
+    class(&mut fleet, "edge", &["c"]);
+    let liveness = all_there(&fleet);
+    assert_eq!(strayed(&fleet, &liveness, MasterClock(0)), []);
+    let why = stays_because(&fleet.record, fleet.node("c"), &liveness, Some(&node("a")));
+    assert!(why.len() == 1 && why[0].contains("was regressed on node c"), "{why:?}");
+}
+
+#[test]
+fn a_node_that_went_back_by_itself_stays_as_it_is_until_it_is_released() {
+    let (mut fleet, one, two) = edge();
+    let row = fleet.node("a").clone();
+    let gone_back = MasterCommand::NodeState {
+        node: node("a"),
+        facts: row.facts.clone(),
+        current: Generation::default(),
+        ephemeral: None,
+        kept: [(1, row.current.clone())].into(),
+        apart: Some("local-0-77".into()),
+    };
+    fleet.tell(gone_back.clone()).unwrap();
+    assert!(fleet.node("a").is_apart());
+    let liveness = all_there(&fleet);
+    assert_eq!(strayed(&fleet, &liveness, MasterClock(0)), []);
+    let blocked = planned(&fleet, &to_class(two)).blockers;
+    assert_eq!(blocked, [Blocker::Apart { node: node("a") }]);
+    assert_eq!(fleet.order(UserCommand::ReleaseNode { node: node("b") }, None), Err(Rejection::NotApart { node: node("b") }));
+    fleet.order(UserCommand::ReleaseNode { node: node("a") }, None).unwrap();
+    fleet.tell(gone_back).unwrap();
+    assert!(!fleet.node("a").is_apart(), "it says the same as before");
+    let id = begin(&mut fleet, &liveness);
+    carry_out(&mut fleet, id, &["a"]);
+    assert_eq!(fleet.node("a").current.packages.values().collect::<Vec<_>>(), [&one]);
+}
+
+#[test]
+fn of_a_class_one_node_at_a_time_comes_to_what_it_should_have() {
+    let (mut fleet, ..) = edge();
+    for name in ["a", "b"] {
+        state(&mut fleet, name, Generation::default());
+    }
+    let liveness = all_there(&fleet);
+    let commands = strayed(&fleet, &liveness, MasterClock(0));
+    assert_eq!(commands.len(), 1, "{commands:?}");
+    let id = begin(&mut fleet, &liveness);
+    assert_eq!(strayed(&fleet, &liveness, MasterClock(0)), []);
+    carry_out(&mut fleet, id, &["a"]);
+    assert_eq!(strayed(&fleet, &liveness, MasterClock(0)).len(), 1);
+}
+
+#[test]
+fn a_class_that_is_regressed_should_have_what_its_nodes_went_back_to() {
+    let (mut fleet, one, two) = edge();
+    let plan = planned(&fleet, &to_class(two));
+    let id = fleet.submit(to_class(two), plan);
+    carry_out(&mut fleet, id, &["a", "b"]);
+    let back = UpdateRequest { kind: UpdateKind::Regress, ..to_class(two) };
+    let plan = planned(&fleet, &back);
+    let id = fleet.submit(back, plan);
+    carry_out(&mut fleet, id, &["a", "b"]);
+    assert_eq!(*fleet.phase(id), Phase::Ended { outcome: Outcome::Completed });
+    let edge = fleet.record.classes().get(&"edge".parse().unwrap()).unwrap();
+    assert_eq!(edge.should.values().collect::<Vec<_>>(), [&one]);
+    assert_eq!(strayed(&fleet, &all_there(&fleet), MasterClock(0)), []);
+}
+
+#[test]
+fn nobody_can_submit_a_convergence() {
+    let (mut fleet, one, _) = edge();
+    let request = UpdateRequest { kind: UpdateKind::Converge, ..install(&["c"], &[one]) };
+    let plan = planned(&fleet, &request);
+    let refused = fleet.order(UserCommand::Submit { request }, Some(tribune_raft_store::command::Evidence::Plan(plan)));
+    assert!(matches!(refused, Err(Rejection::Evidence { .. })), "{refused:?}");
+}

@@ -1,0 +1,177 @@
+//! Which update goes before which.
+
+use serde_json::json;
+use tribune_master::{MasterClock, due};
+use tribune_raft_store::command::MasterCommand;
+use tribune_raft_store::model::*;
+
+use crate::fleet::{Fleet, accepts, install, node, process, vetoes};
+use crate::setup::{all_there, class, has, planned, publish, regress};
+
+const RUN: &str = "main";
+
+fn submit(fleet: &mut Fleet, request: UpdateRequest) -> UpdateId {
+    let plan = planned(fleet, &request);
+    assert_eq!(plan.blockers, []);
+    fleet.submit(request, plan)
+}
+
+fn behind(fleet: &Fleet, id: UpdateId) -> Vec<UpdateId> {
+    match fleet.phase(id) {
+        Phase::Queued { behind } => behind.clone(),
+        _ => Vec::new(),
+    }
+}
+
+/// Lets what waits in line begin, if its turn has come.
+fn turn(fleet: &mut Fleet) {
+    for command in due(&fleet.record, &all_there(fleet), MasterClock(20_000), Some(&node("a"))) {
+        if matches!(command, MasterCommand::SetPlan { .. }) {
+            fleet.tell(command).unwrap();
+        }
+    }
+}
+
+fn module(fields: serde_json::Value) -> serde_json::Value {
+    let mut module = json!({ "name": RUN, "run": [RUN] });
+    for (key, value) in fields.as_object().into_iter().flatten() {
+        module[key] = value.clone();
+    }
+    module
+}
+
+#[test]
+fn updates_that_share_nothing_go_side_by_side() {
+    let mut fleet = Fleet::new(&["a", "b"]);
+    let app = publish(&mut fleet, "app", "1.0.0", &[module(json!({}))]);
+    let first = submit(&mut fleet, install(&["a"], &[app]));
+    let second = submit(&mut fleet, install(&["b"], &[app]));
+    assert_eq!((fleet.phase(first), fleet.phase(second)), (&Phase::Asking, &Phase::Asking));
+}
+
+#[test]
+fn an_update_of_a_class_waits_for_another_of_the_same_class() {
+    let mut fleet = Fleet::new(&["a", "b"]);
+    class(&mut fleet, "edge", &["a", "b"]);
+    let app = publish(&mut fleet, "app", "1.0.0", &[module(json!({}))]);
+    let other = publish(&mut fleet, "other", "1.0.0", &[module(json!({}))]);
+    let to_class = |package| {
+        let mut request = install(&[], &[]);
+        request.targets.classes.insert("edge".parse().unwrap(), [package].into());
+        request
+    };
+    has(&mut fleet, "a", &[app]);
+    // The first changes b only, the second a only: both are for the class.
+    let first = submit(&mut fleet, to_class(app));
+    has(&mut fleet, "b", &[other]);
+    let second = submit(&mut fleet, to_class(other));
+    assert_eq!(behind(&fleet, second), [first]);
+}
+
+#[test]
+fn who_changes_an_api_waits_for_who_needs_it_and_those_who_need_it_do_not_wait_for_each_other() {
+    let mut fleet = Fleet::new(&["a", "b", "c", "d"]);
+    let rates = publish(&mut fleet, "rates", "1.0.0", &[module(json!({ "provides": ["rates.api@1.0.0"] }))]);
+    let newer = publish(&mut fleet, "rates", "1.1.0", &[module(json!({ "provides": ["rates.api@1.1.0"] }))]);
+    let user = publish(&mut fleet, "user", "1.0.0", &[module(json!({ "consumes": ["rates.api@^1"] }))]);
+    has(&mut fleet, "a", &[rates]);
+    let first = submit(&mut fleet, install(&["b"], &[user]));
+    let second = submit(&mut fleet, install(&["c"], &[user]));
+    assert_eq!(*fleet.phase(second), Phase::Asking, "both only need it");
+    let change = submit(&mut fleet, install(&["a"], &[newer]));
+    assert_eq!(behind(&fleet, change), [first, second]);
+    let third = submit(&mut fleet, install(&["d"], &[user]));
+    assert_eq!(behind(&fleet, third), [change], "it came after who changes it");
+}
+
+/// Two nodes have `app` 1.0.0, and an update to 2.0.0 of both is being asked.
+fn app_2(fleet: &mut Fleet) -> (UpdateId, PackageId) {
+    let one = publish(fleet, "app", "1.0.0", &[module(json!({}))]);
+    let two = publish(fleet, "app", "2.0.0", &[module(json!({}))]);
+    for name in ["a", "b"] {
+        has(fleet, name, &[one]);
+    }
+    (submit(fleet, install(&["a", "b"], &[two])), one)
+}
+
+#[test]
+fn a_regress_takes_its_node_out_of_an_update_that_has_not_changed_it() {
+    let mut fleet = Fleet::new(&["a", "b"]);
+    let (update, _) = app_2(&mut fleet);
+    fleet.vote(update, "a", &[accepts(process("svc", 1))]);
+    fleet.vote(update, "b", &[vetoes(process("svc", 1), "not now")]);
+    assert_eq!(*fleet.phase(update), Phase::Vetoed);
+    let back = submit(&mut fleet, regress("b", &[]));
+    assert_eq!(*fleet.phase(back), Phase::Asking);
+    assert_eq!(*fleet.phase(update), Phase::Distributing, "the veto went with the node");
+    let plan = fleet.update(update).plan.clone().unwrap();
+    assert_eq!((plan.revision, plan.left_out[&node("b")].as_str()), (2, LEFT_OUT_BY_REGRESS));
+    fleet.report(update, "a", NodeReport::Staged).unwrap();
+    fleet.become_ready(update, "a");
+    fleet.change_over(update, "a");
+    fleet.tell(MasterCommand::Verified { update, discrepancies: Vec::new() }).unwrap();
+    assert_eq!(*fleet.phase(update), Phase::Ended { outcome: Outcome::CompletedInPart });
+}
+
+#[test]
+fn a_regress_of_a_node_that_has_changed_holds_the_update_and_leaves_the_node_alone_afterwards() {
+    let mut fleet = Fleet::new(&["a", "b"]);
+    let (update, one) = app_2(&mut fleet);
+    for name in ["a", "b"] {
+        fleet.vote(update, name, &[]);
+    }
+    for name in ["a", "b"] {
+        fleet.report(update, name, NodeReport::Staged).unwrap();
+    }
+    fleet.become_ready(update, "b");
+    fleet.change_over(update, "b");
+    assert_eq!(*fleet.phase(update), Phase::Wave { wave: 1 });
+    let back = submit(&mut fleet, regress("b", &[]));
+    assert_eq!((fleet.phase(back), fleet.phase(update)), (&Phase::Asking, &Phase::Held { wave: 1 }));
+    fleet.decide(update, Decision::Abort, None).unwrap();
+    assert!(fleet.phase(update).ended(), "nothing that it holds has changed: {:?}", fleet.phase(update));
+    fleet.vote(back, "b", &[]);
+    fleet.report(back, "b", NodeReport::Staged).unwrap();
+    fleet.become_ready(back, "b");
+    fleet.change_over(back, "b");
+    fleet.tell(MasterCommand::Verified { update: back, discrepancies: Vec::new() }).unwrap();
+    assert_eq!(fleet.node("b").should.values().collect::<Vec<_>>(), [&one]);
+}
+
+#[test]
+fn a_regress_waits_for_a_node_that_is_in_the_middle_of_its_changeover() {
+    let mut fleet = Fleet::new(&["a", "b"]);
+    let (update, _) = app_2(&mut fleet);
+    for name in ["a", "b"] {
+        fleet.vote(update, name, &[]);
+    }
+    for name in ["a", "b"] {
+        fleet.report(update, name, NodeReport::Staged).unwrap();
+    }
+    fleet.become_ready(update, "b");
+    fleet.tell(MasterCommand::Go { update, nodes: [node("b")].into() }).unwrap();
+    let back = submit(&mut fleet, regress("b", &[]));
+    assert_eq!(behind(&fleet, back), [update]);
+    turn(&mut fleet);
+    assert_eq!(behind(&fleet, back), [update]);
+    let plan = fleet.update(update).plan.clone().unwrap();
+    fleet.report(update, "b", NodeReport::Started).unwrap();
+    let current = fleet.generation("b", &plan.nodes[&node("b")]);
+    fleet.report(update, "b", NodeReport::Settled { current }).unwrap();
+    turn(&mut fleet);
+    assert_eq!((fleet.phase(back), fleet.phase(update)), (&Phase::Asking, &Phase::Held { wave: 1 }));
+}
+
+#[test]
+fn a_regress_that_takes_the_last_node_ends_the_update() {
+    let mut fleet = Fleet::new(&["a", "b"]);
+    let one = publish(&mut fleet, "app", "1.0.0", &[module(json!({}))]);
+    let two = publish(&mut fleet, "app", "2.0.0", &[module(json!({}))]);
+    has(&mut fleet, "b", &[one]);
+    let update = submit(&mut fleet, install(&["b"], &[two]));
+    let back = submit(&mut fleet, regress("b", &[]));
+    assert_eq!(*fleet.phase(back), Phase::Asking);
+    assert_eq!(*fleet.phase(update), Phase::Ended { outcome: Outcome::Aborted });
+    let next = submit(&mut fleet, install(&["b"], &[two]));
+    assert_eq!(behind(&fleet, next), [back]);
+}
