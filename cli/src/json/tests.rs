@@ -149,7 +149,8 @@ fn nodes_processes_and_events_are_these_documents() {
         &json!({
             "name": "n1", "peer": "peer", "connected": true, "master": true, "role": "voter", "class": null,
             "platform": "linux/amd64", "version": "0.1.0", "generation": 2, "kept_generations": [1],
-            "packages": { "billing": "2.0.0" }, "ephemeral": null, "should": { "billing": "2.0.0" }, "modules": {},
+            "packages": { "billing": "2.0.0" }, "ephemeral": null, "should": { "billing": "2.0.0" }, "apart": false, "drift": [],
+            "modules": {},
             "desired": { "role": { "value": "edge", "required": false } }, "discovered": {}, "control_addresses": [],
             "data_addresses": [], "joined_at": 500
         }),
