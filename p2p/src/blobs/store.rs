@@ -216,13 +216,14 @@ impl Inner {
         self.folder.join(PARTIAL).join(signature.to_hex().as_str())
     }
 
-    /// Gives a whole, fsynced file a second name here; `false` when it lies on another file system.
+    /// Gives a whole, fsynced file a second name here; `false` when that cannot be: it lies on another file system, that has no links,
+    /// the file has as many names as it may have.
     fn link(&self, from: &Path, signature: &Hash) -> Result<bool, BlobError> {
         let fresh = self.folder.join(INCOMING).join(format!("{:032x}", rand::random::<u128>()));
         match fs::hard_link(from, &fresh) {
             Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::CrossesDevices => return Ok(false),
-            Err(e) => return Err(io_at("link", from)(e)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(io_at("link", from)(e)),
+            Err(_) => return Ok(false),
         }
         self.put_in_place(&fresh, signature)?;
         Ok(true)

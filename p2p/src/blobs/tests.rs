@@ -180,3 +180,23 @@ async fn opening_wipes_unfinished_imports_and_keeps_unfinished_fetches() {
     assert_eq!(files_in(&folder.path().join("incoming")), 0);
     assert_eq!(files_in(&folder.path().join("partial")), 1);
 }
+
+#[tokio::test]
+async fn a_blob_that_another_store_has_is_shared_or_copied_where_that_cannot_be() {
+    // What file systems give one file of names at most; those that give more share it here too.
+    const MOST_NAMES: usize = 65_000;
+    let folder = tempfile::tempdir().unwrap();
+    let (near, far) = (store(&folder.path().join("near")).await, store(&folder.path().join("far")).await);
+    let content = bytes(1000);
+    let signature = far.import(content.as_slice(), u64::MAX, None).await.unwrap().signature;
+    assert!(near.take_from(&far, &signature).await.unwrap());
+    near.remove(&signature).await.unwrap();
+
+    let names = folder.path().join("names");
+    fs::create_dir(&names).unwrap();
+    let given = (0..MOST_NAMES).take_while(|name| fs::hard_link(far.path(&signature), names.join(name.to_string())).is_ok());
+    given.count();
+    assert!(near.take_from(&far, &signature).await.unwrap());
+    assert_eq!(read_all(&near, &signature, 0).await.unwrap(), content);
+    assert!(!near.take_from(&far, &Hash::from_bytes([7; 32])).await.unwrap(), "nobody has it");
+}
