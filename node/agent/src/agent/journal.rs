@@ -257,6 +257,11 @@ impl Journal {
         self.local.is_some()
     }
 
+    /// Whether it ran until a restart, and runs no more: a node restart or a user took it back.
+    pub fn is_undone(&self) -> bool {
+        self.keep == Keep::UntilRestart && matches!(self.stage, Stage::Regressed { .. } | Stage::Restarted { .. })
+    }
+
     /// Whether it is over, and only its outcome is still told.
     pub fn has_ended(&self) -> bool {
         matches!(self.stage, Stage::Ended { .. })
@@ -288,6 +293,13 @@ impl Journal {
             (Some(number), Keep::Installed) => Software::Generation(number),
             (None, _) => Software::Generation(self.before),
         }
+    }
+
+    /// What ran until a restart is installed: from here on the update is like any other, and its folder may go.
+    pub fn persisted(&mut self, current: Generation) {
+        self.keep = Keep::Installed;
+        self.staged = Some(current.number);
+        self.stage = Stage::Settled { current };
     }
 
     /// The number by which processes know the changeover that is under way, or was last: it counts from 0.

@@ -10,7 +10,7 @@ use tribune_raft_store::model::{Generation, NodePlan, PackageChange, PackageName
 
 use super::LocalRegressError;
 use super::journal::{FIRST_LOCAL_UPDATE, Journal, LocalOrder};
-use super::task::{Open, Task};
+use super::task::{Moved, Open, Task};
 use crate::local::Installed;
 
 /// How long processes may defer, all in all.
@@ -41,16 +41,30 @@ impl Task {
 
     /// Takes back what runs until a restart, as a restart would. Its processes are told, and not asked.
     async fn local_undo(&mut self, update: UpdateId, answer: oneshot::Sender<Result<Generation, LocalRegressError>>) {
-        match self.go_back(update, Some("it was taken back on this node".into())).await {
-            Ok(_) => drop(self.state.local_answers.insert(update, answer)),
-            Err(stuck) => {
-                let _ = answer.send(Err(LocalRegressError::Failed(stuck.to_string())));
-            }
-        }
+        let why = match self.go_back(update, Some("it was taken back on this node".into())).await {
+            Ok(Moved::Yes) => return drop(self.state.local_answers.insert(update, answer)),
+            Ok(Moved::No) => self.unreadable(update).await,
+            Err(stuck) => LocalRegressError::Failed(stuck.to_string()),
+        };
+        // Whoever asked may have lost interest.
+        let _ = answer.send(Err(why));
+    }
+
+    /// Why what an update runs here cannot be taken back.
+    async fn unreadable(&mut self, update: UpdateId) -> LocalRegressError {
+        let why = match self.work_out(update).await {
+            Err(stuck) => stuck.to_string(),
+            Ok(_) => "it is not in the node's storage".to_owned(),
+        };
+        LocalRegressError::Refused(format!(
+            "what {update} runs here cannot be read: {why}; restart the node, which then starts what is installed"
+        ))
     }
 
     async fn begin_local(&self, generation: Option<u64>, force: Option<String>) -> Result<Journal, String> {
-        if let Some(open) = self.state.updates.values().find(|open| !open.journal.has_ended()) {
+        // What was taken back before is over on this node, whether the master has heard of it or not.
+        let holds = |open: &&Open| !open.journal.has_ended() && !open.journal.is_undone();
+        if let Some(open) = self.state.updates.values().find(holds) {
             let name = &open.journal.name;
             return Err(format!("update {name} is open on this node; cancel it first (`tribune update cancel {name}`)"));
         }

@@ -43,7 +43,7 @@ impl Task {
         // Its children go on as they are: they run the same modules.
         self.state.live_shown = None;
         tracing::info!(update = %journal.name, generation = number, "what ran is installed");
-        journal.stage = Stage::Settled { current: self.state.current.generation.clone() };
+        journal.persisted(self.state.current.generation.clone());
         self.write(journal).await?;
         Ok(Moved::Yes)
     }

@@ -176,17 +176,23 @@ impl Task {
     /// What a node restart means for one update.
     async fn after_restart_of(&mut self, mut journal: Journal) -> Result<(), Stuck> {
         let restarted = || "the node was restarted before the new modules had held".to_owned();
-        let settled = journal.staged.is_some_and(|staged| staged == self.state.current.number() && staged != journal.before);
+        let installs = journal.keep == Keep::Installed;
+        let settled = journal.staged.filter(|staged| installs && *staged == self.state.current.number());
+        let settled = settled.is_some_and(|staged| staged != journal.before);
         match &journal.stage {
             Stage::Persisting { staged: Some(number), .. } if *number == self.state.current.number() => {
-                // The same.
-                journal.stage = Stage::Settled { current: self.state.current.generation.clone() };
+                // It had switched, and did not come to write that down.
+                journal.persisted(self.state.current.generation.clone());
             }
             Stage::Running { .. } | Stage::Persisting { .. } => {
                 journal.stage = Stage::Restarted { current: self.state.current.generation.clone() };
             }
+            // It undid what was not to be kept anyhow.
+            Stage::Changing | Stage::Started if journal.keep == Keep::UntilRestart => {
+                journal.stage = Stage::Restarted { current: self.state.current.generation.clone() };
+            }
             Stage::Started if settled => {
-                // It had switched, and did not come to write that down.
+                // The same.
                 journal.stage = Stage::Settled { current: self.state.current.generation.clone() };
             }
             Stage::Changing | Stage::Started => {
@@ -242,7 +248,10 @@ impl Task {
             for process in asked {
                 self.desk.watch(process).await;
             }
-            self.work_out(id).await?;
+            if let Err(error) = self.work_out(id).await {
+                // The node answers all the same, and says what is wrong: it tries again.
+                tracing::error!(%id, %error, "what an update changes here cannot be read");
+            }
             self.perform(id, actions).await;
         }
         Ok(())

@@ -9,7 +9,7 @@ use tribune_raft_store::model::{NodeReport, Outcome};
 
 use super::world::*;
 use super::{regressed, settled, until};
-use crate::agent::Agent;
+use crate::agent::{Agent, LocalRegressError};
 
 /// A node that has version 1 installed and runs version 2, by this update. Module `b` is the same in both.
 async fn running(world: &mut World, agent: &Agent) -> Update {
@@ -131,6 +131,87 @@ async fn a_node_that_is_cut_off_takes_it_back_by_itself() {
     assert_eq!(world.source.fetched.lock().unwrap().len(), fetched, "nothing was fetched");
     let reports = update.until(&agent, regressed).await;
     assert!(matches!(reports.last(), Some(NodeReport::Regressed { why: Some(_), .. })), "{reports:?}");
+    update.end(&agent, Outcome::Regressed).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn persisted_it_is_taken_back_also_after_the_node_was_restarted() {
+    let mut world = World::new();
+    let agent = world.agent().await;
+    let update = running(&mut world, &agent).await;
+    update.want(&agent, Want::Persisted);
+    update.until(&agent, settled).await;
+    agent.stop().await;
+    world.restart_node();
+    let agent = world.agent().await;
+    until("both run", || world.keeper.running().len() == 2).await;
+    assert!(files(&world, "ephemeral").is_empty(), "what it ran from is wiped");
+    assert_eq!(versions(&agent).await[0].1.as_deref(), Some("2.0.0"));
+    update.want(&agent, Want::Regressed { why: "another node could not persist it".into() });
+    let reports = update.until(&agent, regressed).await;
+    assert!(matches!(reports.last(), Some(NodeReport::Regressed { current, .. }) if current.number == 1), "{reports:?}");
+    assert_eq!(versions(&agent).await[0].1.as_deref(), Some("1.0.0"));
+    update.end(&agent, Outcome::Regressed).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_restart_in_the_middle_of_its_changeover_undoes_it_like_any_other() {
+    let mut world = World::new();
+    let agent = world.agent().await;
+    let slow = json!({ "health": { "settle": "60s" } });
+    let one = [app("1.0.0", &[script("a", &world.source, "exec sleep 1001", json!({}))])];
+    let two = [app("2.0.0", &[script("a", &world.source, "exec sleep 1002", slow)])];
+    world.install(&agent, &[], &one).await;
+    let standing = agent.standing().borrow().clone();
+    let update = Update { keep: Keep::UntilRestart, ..world.update(&standing, &one, &two) };
+    update.to_ready(&agent).await;
+    update.want(&agent, Want::Settled);
+    update.until(&agent, |reports| reports.last() == Some(&NodeReport::Started)).await;
+    agent.stop().await;
+    world.restart_node();
+    let agent = world.agent().await;
+    let reports = update.until(&agent, |reports| matches!(reports.last(), Some(NodeReport::Restarted { .. }))).await;
+    assert!(matches!(reports.last(), Some(NodeReport::Restarted { current }) if current.number == 1), "{reports:?}");
+    update.end(&agent, Outcome::Regressed).await;
+    assert_eq!(agent.local().await.failed.len(), 0, "nothing of it has failed");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_that_was_cut_off_and_restarted_goes_back_by_itself_before_the_master_hears_of_the_restart() {
+    let mut world = World::new();
+    let agent = world.agent().await;
+    let update = running(&mut world, &agent).await;
+    agent.stop().await;
+    world.restart_node();
+    let agent = world.agent().await;
+    update.until(&agent, |reports| matches!(reports.last(), Some(NodeReport::Restarted { .. }))).await;
+    let current = agent.local_regress(None, None).await.unwrap();
+    assert_eq!(current.number, 0, "it goes back from what was installed before the update");
+    until("nothing runs", || world.keeper.running().is_empty()).await;
+    update.end(&agent, Outcome::Regressed).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_not_taken_back_and_the_answer_says_what_to_do() {
+    let mut world = World::new();
+    let agent = world.agent().await;
+    let update = running(&mut world, &agent).await;
+    agent.stop().await;
+    let folder = world.folder.path().join("ephemeral").join(update.id.to_string());
+    let about = files(&world, "ephemeral").into_iter().find(|path| path.ends_with("generation.json")).unwrap();
+    std::fs::write(&about, "{").unwrap();
+    let agent = world.agent().await;
+    let refused = agent.local_regress(None, None).await;
+    let Err(LocalRegressError::Refused(why)) = refused else { panic!("{refused:?}") };
+    assert!(why.contains(&folder.display().to_string()) && why.contains("restart the node"), "{why}");
+    agent.stop().await;
+    world.restart_node();
+    let agent = world.agent().await;
+    until("what is installed runs", || world.keeper.running().len() == 2).await;
     update.end(&agent, Outcome::Regressed).await;
     agent.stop().await;
 }
