@@ -66,6 +66,7 @@ pub fn update(phase: Phase) -> Update {
         decisions: Vec::new(),
         reason: None,
         discrepancies: Vec::new(),
+        way_back: Default::default(),
     }
 }
 

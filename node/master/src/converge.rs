@@ -67,7 +67,8 @@ fn strays(node: &Node) -> bool {
 }
 
 fn has(update: &Update, name: &NodeName) -> bool {
-    update.nodes.contains_key(name) || update.plan.as_ref().is_some_and(|plan| plan.nodes.contains_key(name))
+    let wants = update.plan.as_ref().is_some_and(|plan| plan.nodes.contains_key(name));
+    (wants || update.nodes.contains_key(name)) && !update.over_for(name)
 }
 
 /// The classes of which a node is coming to what it should have.

@@ -80,6 +80,15 @@ fn want(update: &Update, name: &NodeName, node: &NodeProgress) -> Want {
         Phase::Distributing if node.step < Step::Staged => Want::Staged,
         Phase::Distributing => Want::Hold,
         Phase::Wave { wave } => in_wave(update, *wave, name, node),
+        Phase::Ended { outcome } => Want::Ended { outcome: *outcome, reason: update.reason.clone() },
+        // Others go on; this node is free for what comes next.
+        _ if update.over_for(name) => {
+            Want::Ended { outcome: Outcome::Regressed, reason: node.failure.clone().or_else(|| update.reason.clone()) }
+        }
+        // It was taken for lost after its go, and the others went on: when it is back, it goes back.
+        Phase::Verifying | Phase::Unpersisted | Phase::Persisting if node.step == Step::Failed && node.changed => {
+            regress(update, node)
+        }
         Phase::Held { .. } | Phase::Verifying | Phase::Unpersisted => match node.step {
             Step::Go | Step::Started | Step::Settled => Want::Settled,
             _ => Want::Hold,
@@ -88,7 +97,6 @@ fn want(update: &Update, name: &NodeName, node: &NodeProgress) -> Want {
         Phase::Persisting => Want::Hold,
         Phase::Regressing if node.changed && node.step != Step::Regressed => regress(update, node),
         Phase::Regressing => Want::Hold,
-        Phase::Ended { outcome } => Want::Ended { outcome: *outcome, reason: update.reason.clone() },
     }
 }
 

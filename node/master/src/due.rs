@@ -48,8 +48,9 @@ fn check(record: &Record) -> Option<MasterCommand> {
         return None;
     }
     let mut discrepancies = discrepancies(record);
+    let left_out = discrepancies.len().saturating_sub(MAX_UNMET) as u64;
     discrepancies.truncate(MAX_UNMET);
-    Some(MasterCommand::Checked { installed: cluster.installed, discrepancies })
+    Some(MasterCommand::Checked { installed: cluster.installed, discrepancies, left_out })
 }
 
 /// When [`due`] could have another answer just because time passed; `None`: not before something else happens.
@@ -60,15 +61,11 @@ pub fn next_wake(record: &Record, liveness: &Liveness, now: MasterClock) -> Opti
         if let Phase::Queued { .. } = update.phase {
             times.push(liveness.began.after(GRACE));
         }
-        if let Some(clock) = liveness.deciding.get(&update.id) {
+        if let (Phase::Vetoed | Phase::Held { .. }, Some(clock)) = (&update.phase, liveness.phases.get(&update.id)) {
             times.push(clock.began.after(update.request.options.decide_within));
         }
-        for name in update.nodes.iter().filter(|(_, node)| can_go_away(update, node)).map(|(name, _)| name) {
-            if !liveness.is_connected(name) {
-                let since = liveness.last_heard.get(name).copied().unwrap_or(liveness.began);
-                times.push(since.after(away_after));
-            }
-        }
+        let open = update.nodes.iter().filter(|(_, node)| can_go_away(update, node));
+        times.extend(open.filter_map(|(name, _)| Some(liveness.away_since(name, update)?.after(away_after))));
     }
     times.extend(next_attempts(record, liveness));
     times.into_iter().filter(|time| *time > now).min()
@@ -97,7 +94,7 @@ fn away_after(record: &Record) -> Span {
 fn away(record: &Record, update: &Update, liveness: &Liveness, now: MasterClock) -> Option<MasterCommand> {
     let limit = away_after(record);
     let mut open = update.nodes.iter().filter(|(_, node)| can_go_away(update, node));
-    let (name, _) = open.find(|(name, _)| !liveness.is_connected(name) && liveness.away_for(name, now) >= limit)?;
+    let (name, _) = open.find(|(name, _)| liveness.away_since(name, update).is_some_and(|since| now >= since.after(limit)))?;
     Some(MasterCommand::Away { update: update.id, node: name.clone() })
 }
 
@@ -145,7 +142,7 @@ fn go(update: &Update, wave: u32, liveness: &Liveness, now: MasterClock) -> Opti
 
 /// An update that nobody decided on in time.
 fn undecided(update: &Update, liveness: &Liveness, now: MasterClock) -> Option<MasterCommand> {
-    let clock = liveness.deciding.get(&update.id).filter(|clock| clock.since == update.since)?;
+    let clock = liveness.phases.get(&update.id).filter(|clock| clock.since == update.since)?;
     let waited = now.since(clock.began);
     (waited >= update.request.options.decide_within).then_some(MasterCommand::DecideExpired { update: update.id, waited })
 }

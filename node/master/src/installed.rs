@@ -46,6 +46,12 @@ impl<'a> Installed<'a> {
         Self { nodes: record.nodes().iter().map(|(name, node)| (name, has(node))).collect() }
     }
 
+    /// What every node would have if all were restarted now.
+    pub fn after_restarts(record: &'a Record) -> Self {
+        let has = |node: &Node| modules_of(record, &node.current.packages, &node.current.modules);
+        Self { nodes: record.nodes().iter().map(|(name, node)| (name, has(node))).collect() }
+    }
+
     /// What would be installed once these nodes have what is planned for them.
     pub fn after(&self, record: &'a Record, plans: &'a BTreeMap<NodeName, NodePlan>) -> Self {
         let mut nodes = self.nodes.clone();

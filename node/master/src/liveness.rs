@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tribune_messages::node::READY_LEASE;
-use tribune_raft_store::model::{NodeName, Phase, Span, Timestamp, UpdateId};
+use tribune_raft_store::model::{NodeName, Phase, Span, Timestamp, Update, UpdateId};
 use tribune_raft_store::record::Record;
 
 /// How long a new master waits for its nodes before it takes silence for absence.
@@ -29,10 +29,10 @@ impl MasterClock {
     }
 }
 
-/// How long something has waited, by the master's clock: an update for a user, a node for its next attempt.
+/// How long an update has been in its phase, or a node has waited since its last attempt, by the master's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DecideClock {
-    /// The record's time at which that began: tells one waiting from the next.
+pub struct PhaseClock {
+    /// The record's time at which that began: tells one from the next.
     pub since: Timestamp,
     /// When this master saw it.
     pub began: MasterClock,
@@ -49,10 +49,10 @@ pub struct Liveness {
     pub last_heard: BTreeMap<NodeName, MasterClock>,
     /// Until when a node's readiness counts.
     pub ready_until: BTreeMap<(UpdateId, NodeName), MasterClock>,
-    /// The updates that wait for a user.
-    pub deciding: BTreeMap<UpdateId, DecideClock>,
     /// The nodes whose last attempt to come to what they should have failed.
-    pub converging: BTreeMap<NodeName, DecideClock>,
+    pub converging: BTreeMap<NodeName, PhaseClock>,
+    /// The updates whose time in their phase counts: those that wait for a user, and those that install what ran or go back.
+    pub phases: BTreeMap<UpdateId, PhaseClock>,
 }
 
 impl Liveness {
@@ -77,24 +77,22 @@ impl Liveness {
         self.ready_until.retain(|(_, name), _| name != node);
     }
 
-    /// Begins to count for each update that came to wait for a user, and stops for each that does not any more. To be called
+    /// Begins to count for each update that came to a phase whose time counts, and stops for each that left it. To be called
     /// after every change of the record, before [`due`](crate::due()).
     pub fn observe(&mut self, record: &Record, now: MasterClock) {
-        let waiting: BTreeMap<UpdateId, Timestamp> = record
-            .updates()
-            .values()
-            .filter(|update| matches!(update.phase, Phase::Vetoed | Phase::Held { .. }))
-            .map(|update| (update.id, update.since))
-            .collect();
-        self.deciding.retain(|id, clock| waiting.get(id) == Some(&clock.since));
-        for (id, since) in waiting {
-            self.deciding.entry(id).or_insert(DecideClock { since, began: now });
+        let counts =
+            |update: &&Update| matches!(update.phase, Phase::Vetoed | Phase::Held { .. } | Phase::Persisting | Phase::Regressing);
+        let counting: BTreeMap<UpdateId, Timestamp> =
+            record.updates().values().filter(counts).map(|update| (update.id, update.since)).collect();
+        self.phases.retain(|id, clock| counting.get(id) == Some(&clock.since));
+        for (id, since) in counting {
+            self.phases.entry(id).or_insert(PhaseClock { since, began: now });
         }
         let failed = record.nodes().values().filter_map(|node| Some((&node.name, node.converging.as_ref()?.since)));
         let failed: BTreeMap<&NodeName, Timestamp> = failed.collect();
         self.converging.retain(|name, clock| failed.get(name) == Some(&clock.since));
         for (name, since) in failed {
-            self.converging.entry(name.clone()).or_insert(DecideClock { since, began: now });
+            self.converging.entry(name.clone()).or_insert(PhaseClock { since, began: now });
         }
         self.ready_until.retain(|(id, _), _| record.updates().get(id).is_some_and(|update| !update.phase.ended()));
     }
@@ -111,6 +109,21 @@ impl Liveness {
             return Span::from_millis(0);
         }
         now.since(self.last_heard.get(node).copied().unwrap_or(self.began))
+    }
+
+    /// Since when a node has been without a session, as far as that matters to an update; `None` if it has one. Of a node that this
+    /// master never heard of, since it is master. While an update installs what ran, or goes back, a node may have been away for long
+    /// before anything was wanted of it: then since that began.
+    pub fn away_since(&self, node: &NodeName, update: &Update) -> Option<MasterClock> {
+        if self.is_connected(node) {
+            return None;
+        }
+        let heard = self.last_heard.get(node).copied().unwrap_or(self.began);
+        let wanted = match update.phase {
+            Phase::Persisting | Phase::Regressing => self.phases.get(&update.id).map(|clock| clock.began),
+            _ => None,
+        };
+        Some(wanted.map_or(heard, |wanted| wanted.max(heard)))
     }
 
     /// Whether nodes have had time to come: before that, silence means nothing.

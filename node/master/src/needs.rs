@@ -39,11 +39,6 @@ pub(crate) fn unmet(installed: &Installed<'_>) -> BTreeSet<(Discrepancy, Kind)> 
     unmet
 }
 
-/// What tells one need from another, whatever there is in its place.
-pub(crate) fn identity(need: &Discrepancy) -> (&NodeName, &str, &str) {
-    (&need.node, &need.module, &need.needs)
-}
-
 /// The APIs that are provided or needed by modules that one of the two has and the other has not, on any of these nodes.
 pub(crate) fn touched_apis<'a>(
     before: &Installed<'a>,

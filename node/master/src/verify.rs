@@ -30,6 +30,7 @@ pub fn verdict(record: &Record, update: &Update) -> Vec<Discrepancy> {
         let here = plan.nodes.contains_key(&need.node);
         match need.scope {
             Scope::BetweenNodes => apis.contains(need.need_name()) || (here && of_it(&need.module)),
+            Scope::AsPlanned => here,
             Scope::WithinNode => here && (of_it(&need.module) || of_it(need.need_name()) || apis.contains(need.need_name())),
         }
     };
@@ -53,7 +54,7 @@ fn not_as_planned(record: &Record, name: &NodeName, plan: &NodePlan) -> Vec<Disc
             module: path.clone(),
             needs: format!("signature {}", module.signature.short()),
             found: found(node.modules().get(path)),
-            scope: Scope::WithinNode,
+            scope: Scope::AsPlanned,
         })
         .collect()
 }

@@ -394,6 +394,9 @@ pub enum MasterCommand {
         installed: u64,
         /// Every need that is not met.
         discrepancies: Vec<Discrepancy>,
+        /// How many there are beside these: no more than [`MAX_UNMET`](crate::record::MAX_UNMET) are kept.
+        #[serde(default)]
+        left_out: u64,
     },
 }
 

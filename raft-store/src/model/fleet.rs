@@ -39,6 +39,9 @@ pub struct Cluster {
     /// The [`installed`](Self::installed) of which the list of unmet needs was made.
     #[serde(default)]
     pub checked: u64,
+    /// How many unmet needs that check found beyond those that are kept.
+    #[serde(default)]
+    pub unmet_left_out: u64,
 }
 
 /// What can be set for the whole cluster.

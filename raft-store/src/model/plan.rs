@@ -283,4 +283,6 @@ pub enum Scope {
     WithinNode,
     /// Between nodes.
     BetweenNodes,
+    /// In no module's need: it is what the plan said that the node would have.
+    AsPlanned,
 }

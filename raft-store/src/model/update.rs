@@ -140,6 +140,30 @@ pub struct Update {
     pub reason: Option<String>,
     /// Needs that are not met now that it is done.
     pub discrepancies: Vec<Discrepancy>,
+    /// What made it go back, if it does.
+    #[serde(default)]
+    pub way_back: WayBack,
+}
+
+/// What makes an update go back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WayBack {
+    /// A failure, or somebody's wish: what goes back is not installed again unless someone says so.
+    #[default]
+    Meant,
+    /// A node restart undid it on one node, and the others follow: nobody has anything against what goes back.
+    Restart,
+}
+
+impl Update {
+    /// Whether it is over for a node, though not yet everywhere: an ephemeral update that was taken back there holds that node no
+    /// longer, once it holds nothing together any more.
+    pub fn over_for(&self, node: &NodeName) -> bool {
+        let apart = matches!(self.phase, Phase::Verifying | Phase::Unpersisted | Phase::Persisting | Phase::Regressing);
+        let back = self.nodes.get(node).is_some_and(|progress| progress.step == Step::Regressed);
+        self.request.options.ephemeral && apart && back
+    }
 }
 
 /// Who did something.

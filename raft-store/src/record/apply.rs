@@ -113,7 +113,9 @@ impl Record {
             MasterCommand::Away { update, node } => self.away(at, *update, node),
             MasterCommand::DecideExpired { update, waited } => self.decide_expired(at, *update, *waited),
             MasterCommand::Verified { update, discrepancies } => self.verified(at, *update, discrepancies),
-            MasterCommand::Checked { installed, discrepancies } => self.checked(at, *installed, discrepancies),
+            MasterCommand::Checked { installed, discrepancies, left_out } => {
+                self.checked(at, *installed, discrepancies, *left_out)
+            }
         }
     }
 

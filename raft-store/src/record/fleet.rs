@@ -40,6 +40,7 @@ impl Record {
                 next_event: 1,
                 installed: 0,
                 checked: 0,
+                unmet_left_out: 0,
             },
         );
         let admin = Principal { name: birth.admin.clone(), role: Role::Admin, added: at.time };

@@ -10,7 +10,7 @@ use super::apply::{About, At};
 use crate::command::{Accepted, Rejection, Response};
 use crate::model::{
     Answer, BallotCast, Discrepancy, Ephemeral, EventKind, Generation, LEFT_OUT_PARTLY, NodeName, NodeProgress, NodeReport,
-    OnFailure, Outcome, Phase, ProcessRef, Step, Update, UpdateId, UpdateKind,
+    OnFailure, Outcome, Phase, ProcessRef, Step, Update, UpdateId, UpdateKind, WayBack,
 };
 
 /// The most processes of a node that are asked.
@@ -48,7 +48,7 @@ impl Record {
             NodeReport::Started => self.step(at, id, name, &[Step::Go], Step::Started),
             NodeReport::Running { software } => self.running(at, id, name, software),
             NodeReport::Settled { current } => self.settled(at, id, name, current),
-            NodeReport::Restarted { current } => self.restarted(at, id, name, current),
+            NodeReport::Restarted { .. } => self.restarted(at, id, name),
             NodeReport::Regressed { current, why } => self.regressed(at, id, name, current, why.as_deref()),
             NodeReport::Failed { step, why } => self.failed(at, id, name, *step, why),
         }?;
@@ -227,7 +227,7 @@ impl Record {
     }
 
     /// A restart of a node undid what was not installed there.
-    fn restarted(&mut self, at: At, id: UpdateId, name: &NodeName, current: &Generation) -> Result<(), Rejection> {
+    fn restarted(&mut self, at: At, id: UpdateId, name: &NodeName) -> Result<(), Rejection> {
         if !self.update(id)?.request.options.ephemeral {
             return Err(Rejection::Outdated);
         }
@@ -242,9 +242,27 @@ impl Record {
             progress.restarted = true;
             Ok(())
         })?;
-        self.installed(at, name, current)?;
+        self.undone(at, id, name);
         self.note(at, EventKind::NodeRestarted, About::both(id, name), why.clone());
-        self.after_failure(at, id, &why)
+        let went_back = self.update(id)?.phase == Phase::Regressing;
+        self.after_failure(at, id, &why)?;
+        let mut update = self.update(id)?.clone();
+        if !went_back && update.phase == Phase::Regressing {
+            update.way_back = WayBack::Restart;
+            self.updates.put(id, update);
+        }
+        Ok(())
+    }
+
+    /// What an update ran on a node beside what is installed runs no more. What is installed the node says of itself, and may have
+    /// said anew since it sent its report.
+    fn undone(&mut self, at: At, id: UpdateId, name: &NodeName) {
+        let Some(mut node) = self.nodes.get(name).cloned() else { return };
+        if node.ephemeral.take_if(|runs| runs.update == id).is_some() {
+            node.version = at.index;
+            self.nodes.put(name.clone(), node);
+            self.software_changed(at);
+        }
     }
 
     /// An ephemeral update ends when nothing of it runs any more that is not installed.
@@ -275,6 +293,9 @@ impl Record {
         current: &Generation,
         why: Option<&str>,
     ) -> Result<(), Rejection> {
+        let update = self.update(id)?;
+        let ephemeral = update.request.options.ephemeral;
+        let beside = ephemeral && update.nodes.get(name).is_some_and(|progress| progress.step != Step::Persisted);
         self.change_progress(id, name, |progress| {
             if progress.step == Step::Regressed {
                 return Err(Rejection::Outdated);
@@ -286,7 +307,16 @@ impl Record {
             }
             Ok(())
         })?;
-        self.installed(at, name, current)?;
+        if beside {
+            self.undone(at, id, name);
+        } else {
+            self.installed(at, name, current)?;
+        }
+        if ephemeral {
+            // Now, and not at the end: others may update the node meanwhile.
+            let update = self.update(id)?.clone();
+            self.bury(at, &update, name);
+        }
         if let Some(why) = why {
             self.note(at, EventKind::NodeFailed, About::both(id, name), format!("node {name} went back by itself: {why}"));
             return self.after_failure(at, id, why);
@@ -345,6 +375,8 @@ impl Record {
             // It no longer holds anything together: each node stands for itself.
             Phase::Unpersisted => self.when_nothing_runs(at, id, why),
             Phase::Persisting => self.when_all_persisted(at, id),
+            Phase::Verifying if update.nodes.values().any(|node| node.step == Step::Persisted) => Ok(()),
+            Phase::Verifying if changed && on_failure == OnFailure::RegressNode => Ok(()),
             _ if !changed => self.end(at, id, Outcome::Aborted, Some(why.to_owned())),
             Phase::Wave { .. } if on_failure == OnFailure::RegressNode => self.when_wave_done(at, id),
             Phase::Wave { wave } if on_failure == OnFailure::Hold => self.enter(at, id, Phase::Held { wave }),
@@ -397,6 +429,13 @@ impl Record {
         let mut update = self.update(id)?.clone();
         if update.phase != Phase::Verifying {
             return Err(Rejection::Outdated);
+        }
+        let kept = |node: &NodeProgress| matches!(node.step, Step::Settled | Step::Persisted);
+        if !update.nodes.values().any(kept) {
+            let first = update.nodes.values().find_map(|node| node.failure.clone());
+            let why = first.map_or_else(|| "it runs on no node".to_owned(), |why| format!("it runs on no node: {why}"));
+            self.go_back(at, id, &why)?;
+            return Ok(Accepted::Done);
         }
         update.discrepancies = discrepancies.to_vec();
         let mut left_out = update.plan.iter().flat_map(|plan| plan.left_out.values());

@@ -108,6 +108,7 @@ fn share(a: &Update, b: &Update) -> bool {
     if a.request.targets.classes.keys().any(|class| b.request.targets.classes.contains_key(class)) {
         return true;
     }
-    let (Some(a), Some(b)) = (&a.plan, &b.plan) else { return false };
-    a.nodes.keys().any(|name| b.nodes.contains_key(name)) || a.apis.conflict(&b.apis)
+    let (Some(of_a), Some(of_b)) = (&a.plan, &b.plan) else { return false };
+    let both = |name: &NodeName| of_b.nodes.contains_key(name) && !a.over_for(name) && !b.over_for(name);
+    of_a.nodes.keys().any(both) || of_a.apis.conflict(&of_b.apis)
 }

@@ -10,7 +10,7 @@ use super::apply::At;
 use crate::command::{Accepted, Rejection, Response};
 use crate::model::{
     Attempts, Author, ClassName, LEFT_OUT_APART, LEFT_OUT_AWAY, NodeName, Outcome, PackageId, PackageName, Plan, RequestId, Step,
-    Targets, Tombstone, TombstoneKey, Update, UpdateKind, UpdateOptions, UpdateRequest,
+    Targets, Tombstone, TombstoneKey, Update, UpdateKind, UpdateOptions, UpdateRequest, WayBack,
 };
 
 /// Who begins an update that brings a node to what it should have.
@@ -44,7 +44,7 @@ impl Record {
         for (name, progress) in &update.nodes {
             match progress.step {
                 Step::Settled | Step::Persisted if done => self.should_have(at, update, name),
-                Step::Regressed if !progress.restarted => self.bury(at, update, name),
+                Step::Regressed if !update.request.options.ephemeral => self.bury(at, update, name),
                 _ => {}
             }
         }
@@ -105,8 +105,8 @@ impl Record {
     }
 
     /// What was regressed on a node is not installed there again unless someone says so.
-    fn bury(&mut self, at: At, update: &Update, name: &NodeName) {
-        let Some(plan) = update.plan.as_ref() else { return };
+    pub(super) fn bury(&mut self, at: At, update: &Update, name: &NodeName) {
+        let Some(plan) = update.plan.as_ref().filter(|_| update.way_back == WayBack::Meant) else { return };
         for package in plan.nodes.get(name).into_iter().flat_map(|plan| &plan.changes).filter_map(|change| change.to) {
             let key = TombstoneKey { package, node: name.clone() };
             self.tombstones.put(key, Tombstone { update: update.id, at: at.time });
@@ -154,7 +154,8 @@ impl Record {
 
 /// Whether an update has or wants a node.
 fn holds(update: &Update, name: &NodeName) -> bool {
-    update.nodes.contains_key(name) || update.plan.as_ref().is_some_and(|plan| plan.nodes.contains_key(name))
+    !update.over_for(name)
+        && (update.nodes.contains_key(name) || update.plan.as_ref().is_some_and(|plan| plan.nodes.contains_key(name)))
 }
 
 /// What the members of a class went back to, where they agree.

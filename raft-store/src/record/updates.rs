@@ -7,7 +7,7 @@ use super::{KEPT_UPDATES, Record};
 use crate::command::{Accepted, Evidence, Rejection, Response};
 use crate::model::{
     Answer, Author, Decision, DecisionTaken, EventKind, NodeName, NodeProgress, Outcome, Phase, Plan, RequestId, Span, Step,
-    Update, UpdateId, UpdateKind, UpdateRequest,
+    Update, UpdateId, UpdateKind, UpdateRequest, WayBack,
 };
 
 /// The most updates that are open at a time.
@@ -71,6 +71,7 @@ impl Record {
             decisions: Vec::new(),
             reason: None,
             discrepancies: Vec::new(),
+            way_back: WayBack::Meant,
         };
         let behind = self.in_front_of(&update);
         let queued = !behind.is_empty();

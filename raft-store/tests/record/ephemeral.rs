@@ -13,6 +13,18 @@ const ALL: [&str; 2] = ["a", "b"];
 
 /// Two nodes that run an ephemeral update, each in a wave of its own, and the update.
 fn running() -> (Fleet, UpdateId) {
+    let (mut fleet, id) = staged(UpdateOptions::default());
+    for name in ALL {
+        starts(&mut fleet, id, name);
+        fleet.report(id, name, runs(&fleet, id, name)).unwrap();
+    }
+    assert_eq!(*fleet.phase(id), Phase::Verifying);
+    fleet.tell(MasterCommand::Verified { update: id, discrepancies: Vec::new() }).unwrap();
+    (fleet, id)
+}
+
+/// Two nodes that have staged an ephemeral update, which has these other options.
+fn staged(options: UpdateOptions) -> (Fleet, UpdateId) {
     let mut fleet = Fleet::new(&ALL);
     let app = manifest("app", "1.0.0", json!({}), &[json!({ "name": "main", "run": ["main"] })]);
     let package = fleet.publish(&app);
@@ -26,7 +38,10 @@ fn running() -> (Fleet, UpdateId) {
         ..Plan::default()
     };
     let mut request = install(&ALL, &[package]);
-    request.options.ephemeral = true;
+    request.options = UpdateOptions { ephemeral: true, ..options };
+    let class = "web".parse().unwrap();
+    fleet.order(UserCommand::SetClass { class, add: nodes(&ALL), remove: nodes(&[]) }, None).unwrap();
+    request.targets.classes.insert("web".parse().unwrap(), [package].into());
     let id = fleet.submit(request, plan);
     for name in ALL {
         fleet.vote(id, name, &[accepts(process("svc", 1))]);
@@ -34,15 +49,26 @@ fn running() -> (Fleet, UpdateId) {
     for name in ALL {
         fleet.report(id, name, NodeReport::Staged).unwrap();
     }
-    for name in ALL {
-        fleet.become_ready(id, name);
-        fleet.tell(MasterCommand::Go { update: id, nodes: nodes(&[name]) }).unwrap();
-        fleet.report(id, name, NodeReport::Started).unwrap();
-        fleet.report(id, name, runs(&fleet, id, name)).unwrap();
-    }
-    assert_eq!(*fleet.phase(id), Phase::Verifying);
-    fleet.tell(MasterCommand::Verified { update: id, discrepancies: Vec::new() }).unwrap();
     (fleet, id)
+}
+
+/// The new modules run on a node.
+fn starts(fleet: &mut Fleet, id: UpdateId, name: &str) {
+    fleet.become_ready(id, name);
+    fleet.tell(MasterCommand::Go { update: id, nodes: nodes(&[name]) }).unwrap();
+    fleet.report(id, name, NodeReport::Started).unwrap();
+}
+
+fn restarted() -> NodeReport {
+    NodeReport::Restarted { current: Generation::default() }
+}
+
+fn back(why: Option<&str>) -> NodeReport {
+    NodeReport::Regressed { current: Generation::default(), why: why.map(str::to_owned) }
+}
+
+fn class_should(fleet: &Fleet) -> usize {
+    fleet.record.classes().values().map(|class| class.should.len()).sum()
 }
 
 /// What a node says of what it runs.
@@ -109,7 +135,6 @@ fn another_update_of_its_nodes_waits_until_it_is_persisted_or_taken_back() {
 #[test]
 fn a_restart_undoes_it_on_that_node_only_and_leaves_no_tombstone() {
     let (mut fleet, id) = running();
-    let restarted = || NodeReport::Restarted { current: Generation::default() };
     fleet.report(id, "a", restarted()).unwrap();
     assert_eq!(*fleet.phase(id), Phase::Unpersisted, "it runs on b");
     assert_eq!((fleet.step(id, "a"), fleet.step(id, "b")), (Step::Regressed, Step::Settled));
@@ -154,6 +179,106 @@ fn only_what_runs_until_a_restart_can_be_persisted_or_undone_by_one() {
     let id = fleet.submit(install(&["a"], &[package]), plan);
     let refused = fleet.order(UserCommand::Persist { update: id }, None);
     assert!(matches!(&refused, Err(Rejection::Phase { why, .. }) if why.contains("by itself")), "{refused:?}");
-    let restarted = NodeReport::Restarted { current: Generation::default() };
-    assert_eq!(fleet.report(id, "a", restarted), Err(Rejection::Outdated));
+    assert_eq!(fleet.report(id, "a", restarted()), Err(Rejection::Outdated));
+}
+
+#[test]
+fn what_runs_on_no_node_is_taken_back_and_changes_nothing_that_should_be() {
+    let (mut fleet, id) = staged(UpdateOptions { on_failure: OnFailure::RegressNode, ..UpdateOptions::default() });
+    for name in ALL {
+        starts(&mut fleet, id, name);
+        fleet.report(id, name, back(Some("it crashed"))).unwrap();
+    }
+    assert_eq!(*fleet.phase(id), Phase::Verifying);
+    fleet.tell(MasterCommand::Verified { update: id, discrepancies: Vec::new() }).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Ended { outcome: Outcome::Regressed });
+    assert!(fleet.update(id).reason.as_ref().unwrap().contains("it crashed"), "{:?}", fleet.update(id).reason);
+    assert_eq!(class_should(&fleet), 0);
+}
+
+#[test]
+fn only_what_is_persisted_is_what_a_class_should_have() {
+    let (mut fleet, id) = running();
+    fleet.order(UserCommand::Persist { update: id }, None).unwrap();
+    assert_eq!(class_should(&fleet), 0);
+    persists(&mut fleet, id, "a");
+    persists(&mut fleet, id, "b");
+    fleet.tell(MasterCommand::Verified { update: id, discrepancies: Vec::new() }).unwrap();
+    assert_eq!(class_should(&fleet), 1);
+}
+
+#[test]
+fn a_node_that_took_it_back_is_free_for_what_comes_next_while_others_go_on_with_it() {
+    let (mut fleet, id) = running();
+    let other = UpdateRequest { options: UpdateOptions::default(), ..fleet.update(id).request.clone() };
+    let mut plan = fleet.update(id).plan.clone().unwrap();
+    plan.nodes.remove(&node("b"));
+    plan.waves.pop();
+    let second = fleet.submit(other, plan.clone());
+    assert_eq!(*fleet.phase(second), Phase::Queued { behind: vec![id] });
+    fleet.report(id, "a", back(Some("it was taken back on this node"))).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Unpersisted, "it runs on b");
+    assert_eq!(fleet.record.tombstones().len(), 1, "at once: the next update may be of the same package");
+    assert!(fleet.record.waits_for(fleet.update(second)).is_empty());
+
+    fleet.tell(MasterCommand::SetPlan { update: second, plan: Plan { revision: 2, ..plan } }).unwrap();
+    assert_eq!(*fleet.phase(second), Phase::Asking);
+    fleet.vote(second, "a", &[]);
+    fleet.report(second, "a", NodeReport::Staged).unwrap();
+    fleet.become_ready(second, "a");
+    fleet.change_over(second, "a");
+    fleet.tell(MasterCommand::Verified { update: second, discrepancies: Vec::new() }).unwrap();
+    assert_eq!(*fleet.phase(second), Phase::Ended { outcome: Outcome::Completed });
+    assert_eq!((fleet.node("a").current.number, fleet.record.tombstones().len()), (1, 0));
+
+    fleet.order(UserCommand::Cancel { update: id }, None).unwrap();
+    fleet.report(id, "b", back(None)).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Ended { outcome: Outcome::Regressed });
+    assert_eq!(fleet.record.tombstones().iter().map(|(key, _)| key.node.clone()).collect::<Vec<_>>(), [node("b")]);
+}
+
+#[test]
+fn a_late_report_of_what_was_undone_does_not_say_what_is_installed_by_now() {
+    for report in [restarted(), back(Some("it was taken back on this node"))] {
+        let (mut fleet, id) = running();
+        let row = fleet.node("a").clone();
+        let current = Generation { number: 4, ..Generation::default() };
+        let state = MasterCommand::NodeState { node: node("a"), facts: row.facts, current, ephemeral: None, kept: row.kept };
+        fleet.tell(state).unwrap();
+        fleet.report(id, "a", report).unwrap();
+        assert_eq!(fleet.node("a").current.number, 4);
+    }
+}
+
+#[test]
+fn a_restart_in_the_middle_leaves_no_tombstone_on_any_node_and_a_user_who_takes_it_back_does() {
+    let (mut fleet, id) = staged(UpdateOptions::default());
+    starts(&mut fleet, id, "a");
+    fleet.report(id, "a", runs(&fleet, id, "a")).unwrap();
+    starts(&mut fleet, id, "b");
+    let mut other = Fleet::with(fleet.record.clone(), fleet.index);
+    fleet.report(id, "b", restarted()).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Regressing);
+    fleet.report(id, "a", back(None)).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Ended { outcome: Outcome::Regressed });
+    assert_eq!(fleet.record.tombstones().len(), 0);
+
+    other.order(UserCommand::Cancel { update: id }, None).unwrap();
+    other.report(id, "b", restarted()).unwrap();
+    other.report(id, "a", back(None)).unwrap();
+    assert!(other.record.tombstones().iter().any(|(key, _)| key.node == node("a")));
+}
+
+#[test]
+fn a_report_that_comes_late_in_the_last_check_takes_back_nothing_that_was_persisted() {
+    let (mut fleet, id) = running();
+    fleet.order(UserCommand::Persist { update: id }, None).unwrap();
+    persists(&mut fleet, id, "a");
+    fleet.tell(MasterCommand::Away { update: id, node: node("b") }).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Verifying);
+    fleet.report(id, "b", restarted()).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Verifying);
+    fleet.tell(MasterCommand::Verified { update: id, discrepancies: Vec::new() }).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Ended { outcome: Outcome::CompletedInPart });
+    assert_eq!(fleet.node("a").should.len(), 1);
 }

@@ -217,7 +217,7 @@ fn entry(fleet: &mut Fleet, app: &Manifest, act: &Act, last: Option<&Entry>) -> 
         Act::Checked { discrepancy, old } => {
             let installed = fleet.record.cluster().map_or(0, |cluster| cluster.installed).saturating_sub(u64::from(*old));
             let discrepancies = discrepancy.then(unmet).into_iter().collect();
-            master(fleet, MasterCommand::Checked { installed, discrepancies })
+            master(fleet, MasterCommand::Checked { installed, discrepancies, left_out: 0 })
         }
         Act::Expired { update: id, days } => {
             let waited = Span::from_secs(u64::from(*days) * 86_400);

@@ -14,8 +14,8 @@ mod waves;
 use std::collections::{BTreeMap, BTreeSet};
 
 use tribune_raft_store::model::{
-    Blocker, LEFT_OUT_APART, LEFT_OUT_AWAY, LEFT_OUT_BY_DECISION, LEFT_OUT_BY_REGRESS, Node, NodeName, PackageId, Plan, Update,
-    UpdateKind, UpdateRequest,
+    Blocker, LEFT_OUT_APART, LEFT_OUT_AWAY, LEFT_OUT_BY_DECISION, LEFT_OUT_BY_REGRESS, NeedKey, Node, NodeName, PackageId, Plan,
+    Update, UpdateKind, UpdateRequest,
 };
 use tribune_raft_store::record::Record;
 
@@ -48,6 +48,15 @@ pub fn plan_again(
 
 /// The packages that each node is to get.
 type Wanted = BTreeMap<NodeName, BTreeSet<PackageId>>;
+
+/// Where needs are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum World {
+    /// What nodes have and run now.
+    Now,
+    /// What they have when all were restarted: only what is installed.
+    AfterRestarts,
+}
 
 /// A plan while it is made.
 struct Planner<'a> {
@@ -133,16 +142,33 @@ impl<'a> Planner<'a> {
         self.plan.read.insert(format!("node/{}", node.name), node.version);
     }
 
-    /// Needs that the plan breaks, on any node. Those that are unmet already are not its doing.
+    /// Needs that the plan breaks, on any node. What it installs counts on nothing that only runs until a restart.
     fn check_needs(&mut self) {
+        let running = self.check_needs_of(World::Now, &BTreeSet::new());
+        if !self.request.options.ephemeral {
+            self.check_needs_of(World::AfterRestarts, &running);
+        }
+    }
+
+    /// The same for one of the two. Those that are unmet already are not the plan's doing, and `known` ones were found before. Gives
+    /// all that it finds.
+    fn check_needs_of(&mut self, world: World, known: &BTreeSet<NeedKey>) -> BTreeSet<NeedKey> {
+        let before = match world {
+            World::Now => Installed::now(self.record),
+            World::AfterRestarts => Installed::after_restarts(self.record),
+        };
         let plans = self.plan.nodes.clone();
-        let before = Installed::now(self.record);
         let after = before.after(self.record, &plans);
-        let was = needs::unmet(&before);
-        let was: BTreeSet<_> = was.iter().map(|(need, _)| needs::identity(need)).collect();
-        for (need, kind) in needs::unmet(&after) {
-            if was.contains(&needs::identity(&need)) {
+        let was: BTreeSet<NeedKey> = needs::unmet(&before).iter().map(|(need, _)| NeedKey::from(need)).collect();
+        let mut found = BTreeSet::new();
+        for (mut need, kind) in needs::unmet(&after) {
+            let key = NeedKey::from(&need);
+            if was.contains(&key) || known.contains(&key) {
                 continue;
+            }
+            found.insert(key);
+            if world == World::AfterRestarts {
+                need.found.push_str(" once nodes were restarted");
             }
             if kind == Kind::Module {
                 let (node, module, needs) = (need.node, need.module, need.needs);
@@ -162,6 +188,7 @@ impl<'a> Planner<'a> {
                 self.read_node(node);
             }
         }
+        found
     }
 
     fn why_nothing(&self) -> String {

@@ -9,6 +9,7 @@ mod fleet;
 
 mod converge;
 mod coordinator;
+mod ephemeral;
 mod membership;
 mod planner;
 mod queue;
