@@ -115,14 +115,18 @@ fn kept_information(node: &Node) -> Result<Value> {
 #[test]
 fn claim_12_versions_and_dependencies_are_in_local_storage_and_survive_a_kill_at_every_step() -> Result<()> {
     let mut cluster = Cluster::start_with(&[NodeOptions::default(), NodeOptions::with(&["--voter", "never"])])?;
-    let source = |version: &str| {
-        let fields = "run = [\"m\"]\nhealth = { settle = \"2s\", every = \"100ms\" }\ndepends-on = [\"lib\"]
-            ask = { how = \"socket\", within = \"80s\" }";
+    // A version that never comes up stays at *go*.
+    let source_with = |version: &str, health: &str| {
+        let fields = format!(
+            "run = [\"m\"]\nhealth = {{ settle = \"2s\", every = \"100ms\"{health} }}\ndepends-on = [\"lib\"]
+            changeover = {{ ready-within = \"80s\" }}\nask = {{ how = \"socket\", within = \"80s\" }}"
+        );
         let script = format!("#!/bin/sh\n# {version}\nexec '{}' \"$@\"\n", program("tribune-probe").display());
         PackageSource::new("p", version)
             .file("m", &script, &format!("{fields}\nprovides = [\"p.api@{version}\"]\nconsumes = [\"p.api@>=1 on node\"]"))
             .file("lib", version, "")
     };
+    let source = |version: &str| source_with(version, "");
     let information = |version: &str| {
         json!({ "version": version, "modules": {
             "p/lib": [[], [], []],
@@ -133,12 +137,15 @@ fn claim_12_versions_and_dependencies_are_in_local_storage_and_survive_a_kill_at
     let file = source("1.0.0").build(cluster.folder())?.display().to_string();
     submit(&cluster, &cluster.nodes[0], &file, &both, &["--strategy", "together"], 0)?;
 
-    // What holds an update at a step: what the process on n1 does, and what that on n2 does.
+    // What holds an update at a step on n2: what the process on n1 does, and what that on n2 does.
     let steps = [
         ("asked", "accept", "slow 80000"),
         ("voted", "slow 80000", "accept"),
-        ("ready", "slow-ready 8000", "accept"),
-        ("pending", "accept", "slow-ready 8000"),
+        // A late veto on n1 sends n2 back to it.
+        ("staged", "slow-ready 80000", "accept"),
+        ("ready", "slow-ready 80000", "accept"),
+        ("pending", "accept", "slow-ready 80000"),
+        ("go", "accept", "accept"),
         ("started", "accept", "accept"),
         ("settled", "accept", "accept"),
     ];
@@ -148,14 +155,22 @@ fn claim_12_versions_and_dependencies_are_in_local_storage_and_survive_a_kill_at
         for (node, order) in both.iter().zip([on_first, on_second]) {
             cluster.node(node).tell("p/m", order)?;
         }
-        let file = source(&wanted).build(cluster.folder())?.display().to_string();
+        let health = if step == "go" { ", exec = [\"false\"]" } else { "" };
+        let file = source_with(&wanted, health).build(cluster.folder())?.display().to_string();
         let args = ["--strategy", "together", "--detach"];
         let update = submit(&cluster, &cluster.nodes[0], &file, &both, &args, 0)?;
-        eventually(&format!("{update} is {step} on n2"), || {
-            let shown = cluster.nodes[0].json(&["update", "show", &update])?;
-            ensure!(shown["nodes"]["n2"]["step"] == step, "{shown}");
-            Ok(Some(()))
-        })?;
+        let reached = |step: &str| {
+            eventually(&format!("{update} is {step} on n2"), || {
+                let shown = cluster.nodes[0].json(&["update", "show", &update])?;
+                ensure!(shown["nodes"]["n2"]["step"] == step, "{shown}");
+                Ok(Some(()))
+            })
+        };
+        if step == "staged" {
+            reached("ready")?;
+            cluster.node("n1").tell("p/m", &format!("late-veto {update} not now"))?;
+        }
+        reached(step)?;
         // Both at once: n2 comes back with nobody to ask.
         cluster.node_mut("n2").kill_all()?;
         cluster.node_mut("n1").kill_all()?;

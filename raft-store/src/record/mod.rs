@@ -5,6 +5,7 @@
 
 mod access;
 mod apply;
+mod ephemeral;
 mod fleet;
 mod needs;
 mod progress;

@@ -9,8 +9,8 @@ use super::Record;
 use super::apply::{About, At};
 use crate::command::{Accepted, Rejection, Response};
 use crate::model::{
-    Answer, BallotCast, Discrepancy, Ephemeral, EventKind, Generation, LEFT_OUT_PARTLY, NodeName, NodeProgress, NodeReport,
-    OnFailure, Outcome, Phase, ProcessRef, Step, Update, UpdateId, UpdateKind, WayBack,
+    Answer, BallotCast, Discrepancy, EventKind, Generation, LEFT_OUT_PARTLY, NodeName, NodeProgress, NodeReport, OnFailure,
+    Outcome, Phase, ProcessRef, Step, Update, UpdateId, UpdateKind, WayBack,
 };
 
 /// The most processes of a node that are asked.
@@ -55,7 +55,7 @@ impl Record {
         Ok(Accepted::Done)
     }
 
-    fn step(&mut self, at: At, id: UpdateId, name: &NodeName, from: &[Step], to: Step) -> Result<(), Rejection> {
+    pub(super) fn step(&mut self, at: At, id: UpdateId, name: &NodeName, from: &[Step], to: Step) -> Result<(), Rejection> {
         self.change_progress(id, name, |progress| {
             if !from.contains(&progress.step) {
                 return Err(Rejection::Outdated);
@@ -66,7 +66,7 @@ impl Record {
         })
     }
 
-    fn change_progress(
+    pub(super) fn change_progress(
         &mut self,
         id: UpdateId,
         name: &NodeName,
@@ -168,7 +168,7 @@ impl Record {
     }
 
     /// After a wave the next one, after the last the check.
-    fn when_wave_done(&mut self, at: At, id: UpdateId) -> Result<(), Rejection> {
+    pub(super) fn when_wave_done(&mut self, at: At, id: UpdateId) -> Result<(), Rejection> {
         loop {
             let update = self.update(id)?;
             let (Phase::Wave { wave }, Some(plan)) = (&update.phase, &update.plan) else { return Ok(()) };
@@ -210,79 +210,6 @@ impl Record {
         self.step(at, id, name, &[Step::Go, Step::Started], Step::Settled)?;
         self.installed(at, name, current)?;
         self.when_wave_done(at, id)
-    }
-
-    /// An ephemeral update runs on a node.
-    fn running(&mut self, at: At, id: UpdateId, name: &NodeName, software: &Ephemeral) -> Result<(), Rejection> {
-        if !self.update(id)?.request.options.ephemeral || software.update != id {
-            return Err(Rejection::Outdated);
-        }
-        self.step(at, id, name, &[Step::Go, Step::Started], Step::Settled)?;
-        let mut node = self.node(name)?.clone();
-        node.ephemeral = Some(software.clone());
-        node.version = at.index;
-        self.nodes.put(name.clone(), node);
-        self.software_changed(at);
-        self.when_wave_done(at, id)
-    }
-
-    /// A restart of a node undid what was not installed there.
-    fn restarted(&mut self, at: At, id: UpdateId, name: &NodeName) -> Result<(), Rejection> {
-        if !self.update(id)?.request.options.ephemeral {
-            return Err(Rejection::Outdated);
-        }
-        let why = format!("node {name} was restarted, which undid {id} there");
-        self.change_progress(id, name, |progress| {
-            if matches!(progress.step, Step::Regressed | Step::Persisted) {
-                return Err(Rejection::Outdated);
-            }
-            progress.step = Step::Regressed;
-            progress.since = at.time;
-            progress.failure = Some(why.clone());
-            progress.restarted = true;
-            Ok(())
-        })?;
-        self.undone(at, id, name);
-        self.note(at, EventKind::NodeRestarted, About::both(id, name), why.clone());
-        let went_back = self.update(id)?.phase == Phase::Regressing;
-        self.after_failure(at, id, &why)?;
-        let mut update = self.update(id)?.clone();
-        if !went_back && update.phase == Phase::Regressing {
-            update.way_back = WayBack::Restart;
-            self.updates.put(id, update);
-        }
-        Ok(())
-    }
-
-    /// What an update ran on a node beside what is installed runs no more. What is installed the node says of itself, and may have
-    /// said anew since it sent its report.
-    fn undone(&mut self, at: At, id: UpdateId, name: &NodeName) {
-        let Some(mut node) = self.nodes.get(name).cloned() else { return };
-        if node.ephemeral.take_if(|runs| runs.update == id).is_some() {
-            node.version = at.index;
-            self.nodes.put(name.clone(), node);
-            self.software_changed(at);
-        }
-    }
-
-    /// An ephemeral update ends when nothing of it runs any more that is not installed.
-    fn when_nothing_runs(&mut self, at: At, id: UpdateId, why: &str) -> Result<(), Rejection> {
-        if self.update(id)?.nodes.values().any(|node| node.step == Step::Settled) {
-            return Ok(());
-        }
-        self.go_back(at, id, why)
-    }
-
-    /// When every node that still ran it has installed it, or has failed to, what is installed is checked.
-    fn when_all_persisted(&mut self, at: At, id: UpdateId) -> Result<(), Rejection> {
-        let steps: Vec<Step> = self.update(id)?.nodes.values().map(|node| node.step).collect();
-        if steps.contains(&Step::Settled) {
-            return Ok(());
-        }
-        if !steps.contains(&Step::Persisted) {
-            return self.go_back(at, id, "no node could install it");
-        }
-        self.enter(at, id, Phase::Verifying)
     }
 
     fn regressed(
@@ -364,7 +291,7 @@ impl Record {
     }
 
     /// What a node's failure means for the update.
-    fn after_failure(&mut self, at: At, id: UpdateId, why: &str) -> Result<(), Rejection> {
+    pub(super) fn after_failure(&mut self, at: At, id: UpdateId, why: &str) -> Result<(), Rejection> {
         let update = self.update(id)?;
         let phase = update.phase.clone();
         let changed = update.nodes.values().any(|node| node.changed);

@@ -233,22 +233,6 @@ impl Record {
         Ok(Accepted::Update { update: id })
     }
 
-    /// What an ephemeral update runs is to be installed.
-    pub(super) fn persist(&mut self, at: At, id: UpdateId, by: &Author) -> Response {
-        let update = self.update(id)?;
-        if update.phase != Phase::Unpersisted {
-            let why = match (&update.phase, update.request.options.ephemeral) {
-                (Phase::Ended { .. } | Phase::Persisting, _) => "there is nothing to persist",
-                (_, false) => "it is installed by itself when it completes",
-                (_, true) => "it can be persisted once it runs on all its nodes",
-            };
-            return Err(Rejection::Phase { update: id, phase: update.phase.to_string(), why: why.into() });
-        }
-        self.note(at, EventKind::Decision, About::update(id), format!("{} persisted {id}", by.name));
-        self.enter(at, id, Phase::Persisting)?;
-        Ok(Accepted::Update { update: id })
-    }
-
     /// Ended updates beyond the last thousand are dropped.
     fn forget_old_updates(&mut self) {
         while self.updates.len() >= KEPT_UPDATES + MAX_OPEN_UPDATES {

@@ -243,7 +243,8 @@ fn a_late_report_of_what_was_undone_does_not_say_what_is_installed_by_now() {
         let (mut fleet, id) = running();
         let row = fleet.node("a").clone();
         let current = Generation { number: 4, ..Generation::default() };
-        let state = MasterCommand::NodeState { node: node("a"), facts: row.facts, current, ephemeral: None, kept: row.kept };
+        let state =
+            MasterCommand::NodeState { node: node("a"), facts: row.facts, current, ephemeral: None, kept: row.kept, apart: None };
         fleet.tell(state).unwrap();
         fleet.report(id, "a", report).unwrap();
         assert_eq!(fleet.node("a").current.number, 4);
