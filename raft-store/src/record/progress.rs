@@ -10,7 +10,7 @@ use super::apply::{About, At};
 use crate::command::{Accepted, Rejection, Response};
 use crate::model::{
     Answer, BallotCast, Discrepancy, EventKind, Generation, LEFT_OUT_PARTLY, NodeName, NodeProgress, NodeReport, OnFailure,
-    Outcome, Phase, ProcessRef, Step, Update, UpdateId, UpdateKind, WayBack,
+    Outcome, Phase, ProcessRef, Step, Update, UpdateId, UpdateKind,
 };
 
 /// The most processes of a node that are asked.

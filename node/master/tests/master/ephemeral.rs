@@ -125,7 +125,7 @@ fn what_is_installed_counts_on_no_provider_that_only_runs_until_a_restart() {
     let ephemeral = Ephemeral { update: UpdateId(9), packages: row.current.packages, modules: row.current.modules };
     let (facts, ephemeral) = (row.facts, Some(ephemeral));
     let current = Generation { number: 2, ..Generation::default() };
-    fleet.tell(MasterCommand::NodeState { node: node("a"), facts, current, ephemeral, kept: row.kept }).unwrap();
+    fleet.tell(MasterCommand::NodeState { node: node("a"), facts, current, ephemeral, kept: row.kept, apart: None }).unwrap();
 
     let mut request = install(&["b"], &[billing]);
     let plan = planned(&fleet, &request);
