@@ -30,6 +30,7 @@ pub fn progress(step: Step) -> NodeProgress {
         failure: None,
         before: 3,
         restarted: false,
+        gone: false,
     }
 }
 
@@ -121,6 +122,8 @@ pub fn node(name: &str, versions: &[u8]) -> NodeInfo {
             converging: None,
             local_commands: Role::Admin,
             joined: Timestamp(500),
+            voter: None,
+            leaving: None,
             version: 1,
         },
         connected: true,

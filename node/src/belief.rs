@@ -16,6 +16,10 @@ use tribune_raft_store::model::{self, NodeName, RaftRole};
 use crate::data::{DataFolder, read_json, replace_json};
 use crate::error::NodeError;
 
+/// What a node says of itself that was removed.
+pub const REMOVED: &str =
+    "this node was removed from the cluster; what runs here goes on. To bring the machine back, join with an empty data folder";
+
 /// The format of `cluster.json`.
 const FORMAT: u32 = 1;
 
@@ -39,7 +43,7 @@ impl Belief {
         Self { format: FORMAT, name, fence, view }
     }
 
-    /// The node itself, as the view has it.
+    /// The node itself, as the view has it; `None`: it was removed.
     pub fn own(&self) -> Option<&ViewNode> {
         self.node(&self.name)
     }
@@ -80,6 +84,7 @@ impl Belief {
         }
         // A node is a member, even if its key is a user's as well.
         self.add_nodes(&mut list, |node| &node.control);
+        self.view.removed.iter().filter_map(network_peer).for_each(|peer| list.add_removed(peer));
         list
     }
 
@@ -162,6 +167,19 @@ impl BeliefKeeper {
         self.now.subscribe()
     }
 
+    /// Writes down that the node was removed: those that vote said so, and no master speaks to it any more.
+    ///
+    /// # Errors
+    /// It cannot be written; the node asks again then.
+    pub fn forget_own(&self) -> Result<(), NodeError> {
+        let mut belief = Belief::clone(&self.now.borrow());
+        let name = belief.name.clone();
+        belief.view.nodes.retain(|node| node.name != name);
+        replace_json(&self.path, &belief)?;
+        self.now.send_replace(Arc::new(belief));
+        Ok(())
+    }
+
     /// Takes over what a believed master says. When this returns it is on disk; only then may it be acted on.
     ///
     /// # Errors
@@ -203,6 +221,7 @@ pub(crate) mod tests {
             epoch: 0,
             nodes: nodes.iter().map(node).collect(),
             principals: Vec::new(),
+            removed: Vec::new(),
         }
     }
 

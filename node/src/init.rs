@@ -143,6 +143,7 @@ fn first_view(birth: &Birth) -> ClusterView {
             raft: RaftRole::Voter { raft_id: FIRST_RAFT_ID },
         }],
         principals: vec![ViewPrincipal { key: birth.admin_key, role: Role::Admin }],
+        removed: Vec::new(),
     }
 }
 

@@ -12,7 +12,7 @@ use tribune_messages::JOIN_PROTOCOL;
 use tribune_messages::join::{JoinRequest, JoinResponse, MAX_JOIN_FRAME};
 use tribune_messages::trust::ClusterView;
 use tribune_p2p::{Identity, Limits, Multiaddr, Network, PeerId};
-use tribune_raft_store::command::NewNode;
+use tribune_raft_store::command::{JoinAs, NewNode};
 use tribune_raft_store::model::{ClusterId, NodeName, Platform, PublicKey, VoterPreference};
 
 use crate::belief::{Belief, record_peer};
@@ -39,6 +39,8 @@ pub struct JoinOptions {
     pub data: PathBuf,
     /// The node's name.
     pub name: NodeName,
+    /// Whether it is a further node, or takes the place of the one of its name.
+    pub place: JoinAs,
     /// Where its control network listens.
     pub control: Option<Multiaddr>,
     /// Where its data network listens.
@@ -89,7 +91,8 @@ pub async fn join(options: JoinOptions) -> Result<Joined, NodeError> {
         key: PublicKey::new(identity.public_key()),
         facts: facts(&settings, &networks.control, &networks.data),
     };
-    let asked = ask(&networks.control, peer, &address, JoinRequest { token: options.token, node }).await;
+    let request = JoinRequest { token: options.token, node, place: options.place };
+    let asked = ask(&networks.control, peer, &address, request).await;
     networks.shutdown().await;
     let mut view = asked?;
     add_address(&mut view, peer, &address);
@@ -180,6 +183,7 @@ mod tests {
         JoinOptions {
             data: folder.join("n2"),
             name: "n2".parse().unwrap(),
+            place: JoinAs::New,
             control: Some(any.clone()),
             data_address: Some(any),
             platform: None,

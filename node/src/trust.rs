@@ -12,6 +12,7 @@ use tribune_messages::node::Fence;
 use tribune_messages::store::{PeerRequest, PeerResponse};
 use tribune_messages::trust::NamedMaster;
 use tribune_p2p::PeerId;
+use tribune_p2p::network::Refusal;
 use tribune_p2p::rpc::{RpcClient, RpcError};
 
 use crate::belief::Belief;
@@ -42,6 +43,8 @@ pub fn agreed(voters: &BTreeSet<PeerId>, answers: &Answers, seen: Fence) -> Opti
 pub enum Asked {
     /// A majority names this one.
     Master(NamedMaster),
+    /// A majority of them says that this node was removed from the cluster.
+    Removed,
     /// There is no such majority; how many of how many voters answered.
     Nobody {
         /// Voters that answered.
@@ -63,13 +66,21 @@ pub async fn ask_voters(peers: &RpcClient, me: PeerId, belief: &Belief, own: Opt
     }
     let mut asked: FuturesUnordered<_> = voters.iter().filter(|voter| **voter != me).map(|voter| ask(peers, *voter)).collect();
     let mut answered = answers.len();
+    let others = voters.iter().filter(|voter| **voter != me).count();
+    let mut refused = 0;
     while let Some((voter, answer)) = asked.next().await {
         match answer {
             Ok(master) => {
                 answered += 1;
                 answers.insert(voter, master);
             }
-            Err(error) => tracing::debug!(%voter, %error, "a voter did not say who is master"),
+            Err(error) => {
+                refused += usize::from(matches!(error, RpcError::Refused { refusal: Refusal::Removed, .. }));
+                tracing::debug!(%voter, %error, "a voter did not say who is master");
+            }
+        }
+        if refused > others / 2 {
+            return Asked::Removed;
         }
         if let Some(master) = agreed(&voters, &answers, belief.fence) {
             return Asked::Master(master);

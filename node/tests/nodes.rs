@@ -160,6 +160,7 @@ async fn another(folder: &Path, name: &str, peer: &str, token: String) -> Result
     let options = JoinOptions {
         data: folder.join(name),
         name: name.parse().unwrap(),
+        place: Default::default(),
         control: any(),
         data_address: any(),
         platform: None,

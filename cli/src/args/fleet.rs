@@ -1,9 +1,9 @@
 //! Arguments about nodes, classes, processes, events, local storage and users.
 
 use clap::{Args, Subcommand, ValueEnum};
-use tribune_raft_store::model::{CharacteristicKey, ClassName, NodeName, PrincipalName, PublicKey, Role};
+use tribune_raft_store::model::{CharacteristicKey, ClassName, NodeName, PrincipalName, PublicKey, Role, Span, VoterPreference};
 
-use super::some;
+use super::{some, span};
 
 /// What is done with nodes.
 #[derive(Debug, Subcommand)]
@@ -20,6 +20,22 @@ pub enum NodeCommand {
         /// The node
         node: NodeName,
     },
+    /// Take a node out of the cluster for good; what runs on it goes on
+    #[command(
+        after_help = "A voter leaves Raft first, when the others can do without it; the command waits for that as long as --timeout says."
+    )]
+    Remove {
+        /// The node
+        node: NodeName,
+    },
+    /// Say whether a node may be one of the cluster's voters
+    SetVoter {
+        /// The node
+        node: NodeName,
+        /// Whether it may be one; `own`: as its own settings say
+        #[arg(value_enum)]
+        voter: VoterWish,
+    },
     /// Say what a node is to be like: these characteristics win over what it found out about itself
     #[command(after_help = "Examples:\n  tribune node label n1 role=edge site=oslo\n  tribune node label n1 --remove site")]
     Label {
@@ -34,6 +50,47 @@ pub enum NodeCommand {
         /// Modules that do not name what is set are not for this node
         #[arg(long)]
         required: bool,
+    },
+}
+
+/// What a user says of a node as voter.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum VoterWish {
+    /// It is never one
+    Never,
+    /// It may be one
+    May,
+    /// It is one rather than others
+    Prefer,
+    /// As the node's own settings say
+    Own,
+}
+
+impl From<VoterWish> for Option<VoterPreference> {
+    fn from(wish: VoterWish) -> Self {
+        match wish {
+            VoterWish::Never => Some(VoterPreference::Never),
+            VoterWish::May => Some(VoterPreference::May),
+            VoterWish::Prefer => Some(VoterPreference::Prefer),
+            VoterWish::Own => None,
+        }
+    }
+}
+
+/// What is done with the whole cluster.
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Show or set what holds for the whole cluster
+    Settings {
+        /// How long a node may be silent before it counts as away
+        #[arg(long, value_name = "TIME", value_parser = span)]
+        away_after: Option<Span>,
+        /// How many voters are kept at most: 1, 3 or 5
+        #[arg(long, value_name = "NUMBER")]
+        voters: Option<u32>,
+        /// How many standbys are kept at most: 0, 1 or 2
+        #[arg(long, value_name = "NUMBER")]
+        standbys: Option<u32>,
     },
 }
 

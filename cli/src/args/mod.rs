@@ -15,7 +15,7 @@ use clap_complete::Shell;
 use tribune_node::client::Peer;
 use tribune_raft_store::model::Span;
 
-pub use fleet::{AdminCommand, ClassCommand, EventsArgs, LocalCommand, NodeCommand, ProcessCommand};
+pub use fleet::{AdminCommand, ClassCommand, ClusterCommand, EventsArgs, LocalCommand, NodeCommand, ProcessCommand};
 pub use node::{InitArgs, JoinArgs, TokenCommand, TokenCreateArgs};
 pub use package::{ImageCommand, PackageCommand};
 pub use update::{DecideArgs, PlanArgs, RegressArgs, SubmitArgs, TargetArgs, UpdateCommand};
@@ -118,6 +118,9 @@ pub enum Command {
     /// Look at nodes and say what they should be like
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Show and set what holds for the whole cluster
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// Look at classes and say which nodes are in them
     #[command(subcommand)]
     Class(ClassCommand),

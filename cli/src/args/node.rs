@@ -11,9 +11,6 @@ use super::span;
 /// What a new node is like.
 #[derive(Debug, Args)]
 pub struct NewNodeArgs {
-    /// The name of this node; unique in its cluster
-    #[arg(long)]
-    pub name: NodeName,
     /// Where the control network listens [default: /ip4/0.0.0.0/tcp/7400]
     #[arg(long, value_name = "ADDR")]
     pub control: Option<Multiaddr>,
@@ -56,6 +53,9 @@ impl From<VoterArg> for VoterPreference {
 /// Makes a cluster.
 #[derive(Debug, Args)]
 pub struct InitArgs {
+    /// The name of this node; unique in its cluster
+    #[arg(long)]
+    pub name: NodeName,
     /// What the node is like.
     #[command(flatten)]
     pub node: NewNodeArgs,
@@ -74,6 +74,12 @@ pub struct InitArgs {
     Example:\n  tribune join --name n2 --peer /ip4/10.0.0.1/tcp/7400/p2p/12D3Koo… --token-file token"
 )]
 pub struct JoinArgs {
+    /// The name of this node; unique in its cluster
+    #[arg(long, required_unless_present = "replace")]
+    pub name: Option<NodeName>,
+    /// Take the place of this node, which is not connected: its name, class, labels and what it should have; the token must be made for it
+    #[arg(long, value_name = "NAME", conflicts_with = "name")]
+    pub replace: Option<NodeName>,
     /// What the node is like.
     #[command(flatten)]
     pub node: NewNodeArgs,

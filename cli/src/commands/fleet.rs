@@ -52,6 +52,8 @@ pub async fn node(context: &mut Context, command: NodeCommand) -> Done {
             show_done(context, &what);
             Ok(Exit::Done)
         }
+        NodeCommand::Remove { node } => super::members::remove(context, node).await,
+        NodeCommand::SetVoter { node, voter } => super::members::set_voter(context, node, voter.into()).await,
         NodeCommand::Label { node, set, remove, required } => {
             once_each(&set, &remove)?;
             has_labels(&context.node(&node).await?.node, &remove)?;

@@ -3,6 +3,7 @@
 mod events;
 mod fleet;
 mod local;
+mod members;
 mod package;
 mod resolve;
 mod setup;
@@ -78,6 +79,7 @@ async fn client(context: &mut Context, command: Command) -> Done {
         Command::Token(command) => setup::token(context, command).await,
         Command::Status => fleet::status(context).await,
         Command::Node(command) => fleet::node(context, command).await,
+        Command::Cluster(command) => members::cluster(context, command).await,
         Command::Class(command) => fleet::class(context, command).await,
         Command::Process(command) => fleet::process(context, command).await,
         Command::Admin(command) => fleet::admin(context, command).await,

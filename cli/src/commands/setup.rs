@@ -10,7 +10,7 @@ use serde::Serialize;
 use tribune_node::client::new_token;
 use tribune_node::init::{InitOptions, init as make};
 use tribune_node::join::{JoinOptions, join as come_in};
-use tribune_raft_store::command::UserCommand;
+use tribune_raft_store::command::{JoinAs, UserCommand};
 use tribune_raft_store::model::Signature;
 
 use crate::args::{Global, InitArgs, JoinArgs, TokenCommand, TokenCreateArgs};
@@ -47,14 +47,13 @@ struct InitialisedView {
 
 /// `init`.
 pub async fn init(context: &mut Context, args: InitArgs) -> Done {
-    let InitArgs { node, admin, admin_key } = args;
+    let InitArgs { name, node, admin, admin_key } = args;
     let data = context.global.data.clone();
     no_file(&data)?;
-    let name = node.name.clone();
     let options = InitOptions {
         admin_key: admin_key.unwrap_or_else(|| data.join("admin.key")),
         data,
-        name: node.name,
+        name: name.clone(),
         control: node.control,
         data_address: node.data_address,
         platform: node.platform,
@@ -98,7 +97,11 @@ struct JoinedView {
 
 /// `join`.
 pub async fn join(context: &mut Context, args: JoinArgs) -> Done {
-    let JoinArgs { node, token_file } = args;
+    let JoinArgs { name, replace, node, token_file } = args;
+    let place = if replace.is_some() { JoinAs::Replacement } else { JoinAs::New };
+    let Some(name) = name.or(replace) else {
+        return Err(Problem::with(Exit::Usage, "the node has no name", "name it with --name, or --replace one that there was"));
+    };
     let Some(peer) = context.global.peer.first() else {
         return Err(Problem::with(
             Exit::Usage,
@@ -109,7 +112,8 @@ pub async fn join(context: &mut Context, args: JoinArgs) -> Done {
     no_file(&context.global.data)?;
     let options = JoinOptions {
         data: context.global.data.clone(),
-        name: node.name,
+        name,
+        place,
         control: node.control,
         data_address: node.data_address,
         platform: node.platform,

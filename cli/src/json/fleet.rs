@@ -84,6 +84,10 @@ pub struct NodeView {
     control_addresses: Vec<String>,
     data_addresses: Vec<String>,
     joined_at: u64,
+    /// Whether it may be a voter, where a user said so.
+    voter: Option<String>,
+    /// Since when it is to leave.
+    leaving_at: Option<u64>,
 }
 
 /// A characteristic that a user set.
@@ -127,6 +131,8 @@ impl NodeView {
             control_addresses: node.facts.control_addresses.clone(),
             data_addresses: node.facts.data_addresses.clone(),
             joined_at: node.joined.0,
+            voter: node.voter.as_ref().map(word),
+            leaving_at: node.leaving.as_ref().map(|leaving| leaving.at.0),
         }
     }
 }

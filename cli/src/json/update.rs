@@ -248,13 +248,14 @@ struct ProgressView {
     generation_before: u64,
     failure: Option<String>,
     restarted: bool,
+    gone: bool,
     changes: Vec<ChangeView>,
     ballots: Vec<BallotView>,
 }
 
 impl ProgressView {
     fn of(update: &Update, name: &NodeName, node: &NodeProgress, names: &Names) -> Self {
-        let NodeProgress { step, since, round, ballots, changed, failure, before, restarted } = node;
+        let NodeProgress { step, since, round, ballots, changed, failure, before, restarted, gone } = node;
         let plan = update.plan.as_ref().and_then(|plan| plan.nodes.get(name));
         Self {
             step: word(step),
@@ -264,6 +265,7 @@ impl ProgressView {
             generation_before: *before,
             failure: failure.clone(),
             restarted: *restarted,
+            gone: *gone,
             changes: plan.map(|plan| changes(plan, names)).unwrap_or_default(),
             ballots: ballots.iter().map(BallotView::of).collect(),
         }

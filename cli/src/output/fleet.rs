@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use tribune_messages::api::{ClassInfo, LocalInfo, LogText, NodeInfo, ProcessInfo, Status};
-use tribune_raft_store::model::{Discrepancy, Event, Generation, PackageName, Principal, PublicKey, Unmet};
+use tribune_raft_store::model::{Discrepancy, Event, Generation, PackageName, Principal, PublicKey, Settings, Unmet};
 
 use super::table::Table;
 use super::words::{self, clean, list, or_dash, span, time};
@@ -50,11 +50,17 @@ fn versions(packages: &BTreeMap<PackageName, String>) -> String {
     list(packages.iter().map(|(name, version)| format!("{name} {version}")))
 }
 
+/// Whether a node is there, and whether it is to leave.
+fn state(info: &NodeInfo) -> String {
+    let there = if info.connected { "connected" } else { "away" };
+    if info.node.leaving.is_some() { format!("{there}, leaving") } else { there.into() }
+}
+
 /// `node list`.
 pub fn nodes(nodes: &[NodeInfo]) -> String {
     let mut table = Table::new(["name", "state", "role", "class", "platform", "packages"]);
     for info in nodes {
-        let state = if info.connected { "connected" } else { "away" };
+        let state = state(info);
         let role = if info.master { "master" } else { raft_role(info.node.raft) };
         let class = info.node.class.as_ref().map(ToString::to_string).unwrap_or_default();
         let platform = info.node.facts.platform.to_string();
@@ -68,14 +74,14 @@ pub fn nodes(nodes: &[NodeInfo]) -> String {
             None => String::new(),
         };
         let packages = format!("{}{drift}{runs}", versions(&info.packages));
-        table.row([info.node.name.to_string(), state.into(), role.into(), or_dash(class), platform, packages]);
+        table.row([info.node.name.to_string(), state, role.into(), or_dash(class), platform, packages]);
     }
     table.to_string()
 }
 
 /// `node show`.
 pub fn node(info: &NodeInfo) -> String {
-    let NodeInfo { node, connected, master, packages, runs, should, drift } = info;
+    let NodeInfo { node, connected: _, master, packages, runs, should, drift } = info;
     let role = if *master { "master".to_owned() } else { raft_role(node.raft).to_owned() };
     let desired = node.desired.iter().map(|(key, desired)| {
         let required = if desired.required { " (required)" } else { "" };
@@ -84,7 +90,7 @@ pub fn node(info: &NodeInfo) -> String {
     let mut text = facts([
         ("node", node.name.to_string()),
         ("peer", node.peer.to_string()),
-        ("state", if *connected { "connected".into() } else { "away".into() }),
+        ("state", state(info)),
         ("role", role),
         ("class", or_dash(node.class.as_ref().map(ToString::to_string).unwrap_or_default())),
         ("platform", node.facts.platform.to_string()),
@@ -113,6 +119,17 @@ pub fn node(info: &NodeInfo) -> String {
         text.push_str(&format!("\n\n{modules}"));
     }
     text
+}
+
+/// `cluster settings`.
+pub fn settings(settings: &Settings) -> String {
+    let Settings { away_after, voters, standbys } = settings;
+    let table = facts([
+        ("a node is away after", span(*away_after)),
+        ("voters at most", voters.to_string()),
+        ("standbys at most", standbys.to_string()),
+    ]);
+    table.to_string()
 }
 
 /// `admin list`.

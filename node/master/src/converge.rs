@@ -63,7 +63,7 @@ fn may_begin(liveness: &Liveness, node: &Node, now: MasterClock) -> bool {
 
 /// Whether a node is not what it should be, and free to come to it.
 fn strays(node: &Node) -> bool {
-    !node.has_what_it_should() && !node.is_apart() && node.ephemeral.is_none()
+    !node.has_what_it_should() && !node.is_apart() && node.leaving.is_none() && node.ephemeral.is_none()
 }
 
 fn has(update: &Update, name: &NodeName) -> bool {

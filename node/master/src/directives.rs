@@ -14,7 +14,8 @@ use tribune_raft_store::record::Record;
 /// What a node should have come to: one directive for each update that is open for it, and one for each of `known_open` (the
 /// updates whose end it has not heard of) that is over for it. In order of their numbers.
 pub fn directives(record: &Record, node: &NodeName, known_open: &BTreeSet<UpdateId>) -> Vec<Directive> {
-    let open = record.updates().values().filter(|update| !update.phase.ended() && update.nodes.contains_key(node));
+    let has_part = |update: &Update| update.nodes.get(node).is_some_and(|progress| !progress.gone);
+    let open = record.updates().values().filter(|update| !update.phase.ended() && has_part(update));
     let ids: BTreeSet<UpdateId> = open.map(|update| update.id).chain(known_open.iter().copied()).collect();
     ids.into_iter().filter_map(|id| directive(record, node, id)).collect()
 }
@@ -27,7 +28,11 @@ fn directive(record: &Record, node: &NodeName, id: UpdateId) -> Option<Directive
     if let Phase::Queued { .. } | Phase::Planned = update.phase {
         return None;
     }
-    let Some(progress) = update.nodes.get(node) else {
+    if update.nodes.get(node).is_some_and(|progress| progress.gone && progress.changed) {
+        // It left after its changeover: what runs there goes on.
+        return None;
+    }
+    let Some(progress) = update.nodes.get(node).filter(|progress| !progress.gone) else {
         return Some(ending(id, over(Outcome::Aborted, "this node was left out")));
     };
     let plan = update.plan.as_ref().and_then(|plan| plan.nodes.get(node)).cloned().unwrap_or_default();

@@ -147,14 +147,18 @@ impl View<'_> {
         node.raft.raft_id().is_some_and(|id| self.raft.voters.contains(&id))
     }
 
-    fn may_vote(node: &Node) -> bool {
-        node.facts.voter != VoterPreference::Never
+    /// Whether a node may vote. The master does until another can, even if it is to do so no more; but not if it is to leave.
+    fn may_vote(&self, node: &Node) -> bool {
+        node.may_vote() != VoterPreference::Never || (node.name == self.raft.master && node.leaving.is_none())
     }
 
-    /// How many voters there should be: the greatest odd number that neither setting nor nodes forbid.
+    /// How many voters there should be: the greatest odd number that neither setting nor nodes forbid. While a node waits to leave, only
+    /// those count that can take its place: else it would wait for ever for one that is away.
     fn target(&self) -> usize {
-        let suitable = self.record.nodes().values().filter(|node| Self::may_vote(node) || node.name == self.raft.master).count();
-        let most = suitable.min(self.settings.voters as usize).clamp(1, 5);
+        let waits = self.record.nodes().values().any(|node| node.leaving.is_some());
+        let only_candidates = waits && self.liveness.settled(self.now);
+        let counts = |node: &&Node| if only_candidates { self.is_candidate(node) } else { self.may_vote(node) };
+        let most = self.record.nodes().values().filter(counts).count().min(self.settings.voters as usize).clamp(1, 5);
         most - (1 - most % 2)
     }
 
@@ -169,7 +173,7 @@ impl View<'_> {
                 (
                     node.name != self.raft.master,
                     !self.counts_as_there(node),
-                    node.facts.voter != VoterPreference::Prefer,
+                    node.may_vote() != VoterPreference::Prefer,
                     site(node).map_or(0, |site| sites.get(&site).copied().unwrap_or(0)),
                     !self.is_voter(node),
                     node.raft == RaftRole::Member,
@@ -192,8 +196,8 @@ impl View<'_> {
 
     /// A node that votes stays a candidate while it is away: it is replaced only if there is another.
     fn is_candidate(&self, node: &Node) -> bool {
-        let fit = Self::may_vote(node) || node.name == self.raft.master;
-        fit && (self.is_voter(node) || self.counts_as_there(node) && (node.raft != RaftRole::Member || self.is_there(node)))
+        self.may_vote(node)
+            && (self.is_voter(node) || self.counts_as_there(node) && (node.raft != RaftRole::Member || self.is_there(node)))
     }
 
     /// At least two, so that a cluster can grow by two voters at once and never has an even number of them.
@@ -229,7 +233,10 @@ impl View<'_> {
         leaving.sort_by_key(|id| (self.is_alive(*id), *id));
         let target = self.target();
         let mut next = now.clone();
-        if now.len() < target {
+        if let Some(new) = ready.first().filter(|_| now.len() == 1 && !leaving.is_empty()) {
+            // The only voter can hand its mastership over only to another voter, so for a moment there are two.
+            next.insert(*new);
+        } else if now.len() < target {
             let missing = if now.len().is_multiple_of(2) { 1 } else { 2 };
             if ready.len() < missing {
                 return None;

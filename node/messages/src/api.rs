@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tribune_raft_store::command::{Accepted, Rejection, SignedOrder, UserCommand};
 use tribune_raft_store::model::{
     Class, ClusterId, Ephemeral, Event, Generation, NeedKey, Node, NodeName, PackageId, PackageName, PeerId, Plan, Principal,
-    ProcessRef, PublicKey, RequestId, Role, Span, Timestamp, Unmet, Update, UpdateId, UpdateRequest,
+    ProcessRef, PublicKey, RequestId, Role, Settings, Span, Timestamp, Unmet, Update, UpdateId, UpdateRequest,
 };
 use tribune_raft_store::record::Waiting;
 
@@ -80,6 +80,8 @@ pub enum Query {
     Nodes,
     /// All classes: [`ApiResponse::Classes`].
     Classes,
+    /// What holds for the whole cluster: [`ApiResponse::Settings`].
+    Settings,
     /// Who may do what: [`ApiResponse::Principals`].
     Principals,
     /// The needs that are not met: [`ApiResponse::Unmet`].
@@ -137,6 +139,8 @@ pub enum ApiResponse {
     Nodes(Vec<NodeInfo>),
     /// The classes, each with its nodes.
     Classes(Vec<ClassInfo>),
+    /// What holds for the whole cluster.
+    Settings(Settings),
     /// Who may do what, by name.
     Principals(Vec<(PublicKey, Principal)>),
     /// The needs that are not met.

@@ -1,7 +1,7 @@
 //! How a node comes into the cluster: it shows a one-time token to any peer, which asks the master.
 
 use serde::{Deserialize, Serialize};
-use tribune_raft_store::command::{NewNode, Rejection};
+use tribune_raft_store::command::{JoinAs, NewNode, Rejection};
 
 use crate::trust::ClusterView;
 
@@ -15,6 +15,9 @@ pub struct JoinRequest {
     pub token: String,
     /// What it says of itself.
     pub node: NewNode,
+    /// Whether it is a further node.
+    #[serde(default)]
+    pub place: JoinAs,
 }
 
 /// The answer.

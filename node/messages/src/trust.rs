@@ -17,6 +17,9 @@ pub struct ClusterView {
     pub nodes: Vec<ViewNode>,
     /// The keys of its users.
     pub principals: Vec<ViewPrincipal>,
+    /// Identities of nodes that were removed: they are told so, and let in for nothing else.
+    #[serde(default)]
+    pub removed: Vec<PeerId>,
 }
 
 /// A node, as the others know it.

@@ -10,7 +10,7 @@ use tribune_raft_store::command::{Order, SIGNING_CONTEXT, SignedOrder, UserComma
 use tribune_raft_store::model::{KeySignature, NodeName, PublicKey, RaftRole, RequestId, Role, Span, Timestamp};
 
 use super::{Api, Origin};
-use crate::belief::{network_peer, record_peer};
+use crate::belief::{REMOVED, network_peer, record_peer};
 use crate::facts::VERSION;
 use crate::peers::span;
 
@@ -34,6 +34,7 @@ impl Api {
         let lone = seen.master.is_none().then(|| span(seen.since.elapsed()));
         let mut problems = self.problems.all();
         problems.extend(standing.problems);
+        problems.extend(belief.own().is_none().then(|| REMOVED.to_owned()));
         ApiResponse::Status(Box::new(Status {
             cluster: belief.view.cluster,
             node: belief.name.clone(),

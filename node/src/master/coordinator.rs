@@ -82,6 +82,7 @@ fn update_of(command: &MasterCommand) -> Option<tribune_raft_store::model::Updat
         | MasterCommand::Report { update, .. } => Some(*update),
         MasterCommand::Create(_)
         | MasterCommand::Join { .. }
+        | MasterCommand::CloneRefused { .. }
         | MasterCommand::NodeState { .. }
         | MasterCommand::Converge { .. }
         | MasterCommand::Checked { .. }

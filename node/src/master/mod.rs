@@ -40,7 +40,7 @@ use tribune_p2p::channel::ChannelReceiver;
 use tribune_p2p::network::NetworkError;
 use tribune_p2p::rpc::RpcClient;
 use tribune_p2p::{Channel, Limits, Network, PeerId, Who};
-use tribune_raft_store::command::MasterCommand;
+use tribune_raft_store::command::{JoinAs, MasterCommand, Rejection};
 use tribune_raft_store::model::{NodeName, PublicKey, Role, Signature};
 use tribune_raft_store::record::Record;
 
@@ -195,9 +195,18 @@ impl Master {
         let Some(reign) = self.shared.reign.borrow().clone() else {
             return unavailable("this node is not the master".into());
         };
-        let JoinRequest { token, node } = request;
+        let JoinRequest { token, node, place } = request;
         let (name, peer) = (node.name.clone(), node.peer.clone());
-        match reign.propose(MasterCommand::Join { token: Signature::of(token.as_bytes()), node }).await {
+        if place == JoinAs::Replacement && reign.applied().state.nodes().get(&name).is_some_and(|old| old.peer != peer) {
+            let liveness = reign.liveness.borrow().clone();
+            if liveness.is_connected(&name) {
+                return JoinResponse::Rejected(Rejection::StillConnected { node: name });
+            }
+            if !liveness.settled(reign.now()) {
+                return unavailable(format!("this master is new, and waits whether node {name} comes"));
+            }
+        }
+        match reign.propose(MasterCommand::Join { token: Signature::of(token.as_bytes()), node, place }).await {
             Ok(Ok(_)) => {
                 tracing::info!(node = %name, %peer, "a node joined");
                 let record = reign.applied();

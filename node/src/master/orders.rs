@@ -87,6 +87,9 @@ impl Reign {
             | UserCommand::Cancel { .. }
             | UserCommand::Persist { .. }
             | UserCommand::RemoveClass { .. }
+            | UserCommand::RemoveNode { .. }
+            | UserCommand::SetVoter { .. }
+            | UserCommand::SetSettings { .. }
             | UserCommand::RemovePrincipal { .. }
             | UserCommand::SetPrincipal { .. } => self.send(order, None).await,
         }

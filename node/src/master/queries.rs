@@ -21,6 +21,9 @@ impl Reign {
         let record = &read.state;
         Ok(match query {
             Query::Nodes => ApiResponse::Nodes(answers::nodes(record, &self.liveness.borrow().clone(), &self.name)),
+            Query::Settings => {
+                ApiResponse::Settings(record.cluster().map(|cluster| cluster.settings.clone()).unwrap_or_default())
+            }
             Query::Principals => ApiResponse::Principals(answers::principals(record)),
             Query::Unmet => ApiResponse::Unmet(answers::unmet(record)),
             Query::Classes => ApiResponse::Classes(answers::classes(record)),

@@ -19,7 +19,7 @@ use tribune_messages::trust::ClusterView;
 use tribune_p2p::channel::{ChannelReceiver, ChannelSender};
 use tribune_p2p::{Channel, ChannelError};
 use tribune_raft_store::command::{MasterCommand, Rejection, Response};
-use tribune_raft_store::model::{NodeName, UpdateId};
+use tribune_raft_store::model::{NodeName, PeerId, UpdateId};
 
 use super::published::Published;
 use super::reign::Reign;
@@ -33,6 +33,7 @@ const AGAIN: Duration = Duration::from_millis(300);
 pub(super) async fn serve(
     reign: &Arc<Reign>,
     name: &NodeName,
+    peer: PeerId,
     channel: Channel,
     replaced: &CancellationToken,
 ) -> Result<(), ChannelError> {
@@ -40,6 +41,7 @@ pub(super) async fn serve(
     let mut session = Session {
         reign: reign.clone(),
         name: name.clone(),
+        peer,
         to,
         published: reign.published.clone(),
         open: None,
@@ -68,6 +70,7 @@ struct LastSaid {
 struct Session {
     reign: Arc<Reign>,
     name: NodeName,
+    peer: PeerId,
     to: ChannelSender,
     published: watch::Receiver<Arc<Published>>,
     /// The updates the node knows of; none: it has not said what it has yet.
@@ -101,7 +104,13 @@ impl Session {
                     }
                 }
                 changed = self.published.changed() => match changed {
-                    Ok(()) => self.speak().await?,
+                    Ok(()) => {
+                        self.speak().await?;
+                        if !self.is_in_record() {
+                            info!(node = %self.name, peer = %self.peer, "the node is in the cluster no more");
+                            return self.to.end().await;
+                        }
+                    }
                     // The reign is ending.
                     Err(_) => over.cancelled().await,
                 },
@@ -111,6 +120,11 @@ impl Session {
                 },
             }
         }
+    }
+
+    /// Whether the node that speaks is still the one of its name.
+    fn is_in_record(&self) -> bool {
+        self.published.borrow().record().nodes().get(&self.name).is_some_and(|node| node.peer == self.peer)
     }
 
     async fn hear(&mut self, said: FromNode) -> Result<(), ChannelError> {

@@ -60,7 +60,7 @@ async fn attend(reign: Arc<Reign>, peer: PeerId, channel: Channel) -> Result<(),
     };
     let taken = Taken::new(reign.clone(), name.clone());
     info!(node = %name, "a node is here");
-    let ended = session::serve(&reign, &name, channel, &taken.replaced).await;
+    let ended = session::serve(&reign, &name, from_peer(&peer), channel, &taken.replaced).await;
     let why = ended.as_ref().err().map(tracing::field::display);
     info!(node = %name, why, "a node's session ended");
     ended

@@ -16,7 +16,13 @@ pub fn view(record: &Record) -> Option<ClusterView> {
         raft: node.raft,
     });
     let principals = record.principals().iter().map(|(key, principal)| ViewPrincipal { key: *key, role: principal.role });
-    Some(ClusterView { cluster: cluster.id, epoch: cluster.epoch, nodes: nodes.collect(), principals: principals.collect() })
+    Some(ClusterView {
+        cluster: cluster.id,
+        epoch: cluster.epoch,
+        nodes: nodes.collect(),
+        principals: principals.collect(),
+        removed: record.removed().iter().map(|(peer, _)| peer.clone()).collect(),
+    })
 }
 
 /// A peer of the record, as the network has it; `None` if it is none.

@@ -12,7 +12,7 @@ use tribune_raft_store::model::UpdateId;
 
 use super::said::Said;
 use super::{Acting, Ended, MasterSeen, Session};
-use crate::belief::network_peer;
+use crate::belief::{network_peer, record_peer};
 use crate::facts::facts;
 use crate::raft::Leadership;
 
@@ -91,10 +91,16 @@ impl<A: Acting> Session<A> {
 
     /// Takes what a believed master says: first to disk, then to the agent.
     fn take(&self, orders: Orders, named: &NamedMaster) -> Option<Ended> {
-        let Orders { fence, name, view, directives } = orders;
+        let Orders { fence, name, mut view, directives } = orders;
         if (fence.epoch, fence.term) != (named.epoch, named.term) {
             tracing::warn!(?fence, ?named, "the master speaks for another term than the voters said");
             return Some(Ended::Over);
+        }
+        let me = record_peer(&self.me);
+        let removed = !view.nodes.iter().any(|node| node.peer == me);
+        if removed {
+            // The name may be another's by now.
+            view.nodes.retain(|node| node.name != name);
         }
         if let Err(error) = self.belief.learn(fence, &name, &view) {
             tracing::error!(%error, "what the master says is not taken");
@@ -112,7 +118,7 @@ impl<A: Acting> Session<A> {
             tracing::debug!(update = %directive.update, revision = directive.revision, want = ?directive.want, "directed");
         }
         self.agent.direct(directives);
-        None
+        removed.then_some(Ended::Removed)
     }
 }
 

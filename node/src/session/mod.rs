@@ -22,7 +22,7 @@ use tribune_messages::trust::NamedMaster;
 use tribune_p2p::rpc::RpcClient;
 use tribune_p2p::{Channel, Limits, Network, OpenError, PeerId};
 
-use crate::belief::{BeliefKeeper, network_peer, record_peer};
+use crate::belief::{BeliefKeeper, REMOVED, network_peer, record_peer};
 use crate::raft::Leadership;
 use crate::seat::Seat;
 use crate::settings::Settings;
@@ -102,6 +102,8 @@ enum Ended {
     Lost,
     /// The agent has ended: there is nothing to say any more.
     NoAgent,
+    /// This node is in the cluster no more.
+    Removed,
 }
 
 impl<A: Acting> Session<A> {
@@ -109,10 +111,20 @@ impl<A: Acting> Session<A> {
     pub(crate) async fn run(self) {
         let mut counted_on = Instant::now();
         loop {
+            if self.belief.watch().borrow().own().is_none() {
+                return self.rest().await;
+            }
             let silent = run_out(counted_on + READY_LEASE.as_duration(), &self.agent);
-            let (named, channel) = tokio::select! {
+            let found = tokio::select! {
                 found = self.find_and_open() => found,
                 never = silent => match never {},
+            };
+            let Some((named, channel)) = found else {
+                if let Err(error) = self.belief.forget_own() {
+                    tracing::error!(%error, "that this node was removed could not be written down");
+                    sleep(LONGEST_PAUSE).await;
+                }
+                continue;
             };
             self.agent.lease(Lease::Held);
             let Some(master) = network_peer(&named.peer) else { continue };
@@ -123,10 +135,19 @@ impl<A: Acting> Session<A> {
             tracing::info!(%master, term = named.term, ?ended, "the session with the master ended");
             match ended {
                 Ended::NoAgent => return,
+                Ended::Removed => {}
                 Ended::Over => sleep(AFTER_REFUSAL).await,
                 Ended::Lost => self.lost(master),
             }
         }
+    }
+
+    /// A node that was removed has nobody to speak to. What runs on it goes on.
+    async fn rest(&self) {
+        tracing::error!("{REMOVED}");
+        self.seen.send_replace(MasterSeen::nobody());
+        self.agent.lease(Lease::RanOut);
+        std::future::pending().await
     }
 
     /// A voter that loses the master does not wait for the master's lease to end.
@@ -138,10 +159,10 @@ impl<A: Acting> Session<A> {
         }
     }
 
-    /// Finds a master that a majority of the voters names, and opens a stream to it.
-    async fn find_and_open(&self) -> (NamedMaster, Channel) {
+    /// Finds a master that a majority of the voters names, and opens a stream to it; `None`: this node was removed.
+    async fn find_and_open(&self) -> Option<(NamedMaster, Channel)> {
         loop {
-            let mut named = self.find().await;
+            let mut named = self.find().await?;
             let mut opening = self.open(&named);
             let opened = loop {
                 tokio::select! {
@@ -157,7 +178,7 @@ impl<A: Acting> Session<A> {
                 }
             };
             match opened {
-                Ok(channel) => return (named, channel),
+                Ok(channel) => return Some((named, channel)),
                 Err(why) => {
                     tracing::debug!(master = %named.peer, %why, "no session with the master");
                     sleep(AFTER_REFUSAL).await;
@@ -179,12 +200,13 @@ impl<A: Acting> Session<A> {
         })
     }
 
-    /// Asks the voters until a majority names a master.
-    async fn find(&self) -> NamedMaster {
+    /// Asks the voters until a majority names a master, or says that this node was removed.
+    async fn find(&self) -> Option<NamedMaster> {
         let mut pause = FIRST_PAUSE;
         loop {
             match self.ask().await {
-                Asked::Master(master) => return master,
+                Asked::Master(master) => return Some(master),
+                Asked::Removed => return None,
                 Asked::Nobody { answered, voters } => tracing::debug!(answered, voters, "no majority names a master"),
             }
             let mut seats = self.seat.clone();

@@ -19,6 +19,8 @@ pub enum Standing {
     Principal,
     /// In no list: a node that wants to join, or a stranger.
     Unknown,
+    /// A node that was one of the cluster, and is not any more: it is told so.
+    Removed,
 }
 
 impl fmt::Display for Standing {
@@ -27,6 +29,7 @@ impl fmt::Display for Standing {
             Self::Member => "a member",
             Self::Principal => "a principal",
             Self::Unknown => "unknown",
+            Self::Removed => "a removed node",
         })
     }
 }
@@ -50,7 +53,7 @@ impl Who {
         match self {
             Self::Members => standing == Standing::Member,
             Self::Principals => standing == Standing::Principal,
-            Self::MembersAndPrincipals => standing != Standing::Unknown,
+            Self::MembersAndPrincipals => matches!(standing, Standing::Member | Standing::Principal),
             Self::Anyone => true,
         }
     }
@@ -105,6 +108,11 @@ impl AllowList {
         self.peers.insert(peer, Entry { standing: Standing::Member, addresses });
     }
 
+    /// Adds a node that was removed. It is never dialled, and let in only to be told.
+    pub fn add_removed(&mut self, peer: PeerId) {
+        self.peers.entry(peer).or_insert_with(|| Entry { standing: Standing::Removed, addresses: Vec::new() });
+    }
+
     /// Adds a person's or publisher's key. It is never dialled.
     pub fn add_principal(&mut self, peer: PeerId) {
         self.peers.insert(peer, Entry { standing: Standing::Principal, addresses: Vec::new() });
@@ -137,12 +145,12 @@ mod tests {
 
     #[test]
     fn each_protocol_serves_exactly_those_it_names() {
-        use Standing::{Member, Principal, Unknown};
-        let served = |who: Who| [Member, Principal, Unknown].map(|standing| who.serves(standing));
-        assert_eq!(served(Who::Members), [true, false, false]);
-        assert_eq!(served(Who::Principals), [false, true, false]);
-        assert_eq!(served(Who::MembersAndPrincipals), [true, true, false]);
-        assert_eq!(served(Who::Anyone), [true, true, true]);
+        use Standing::{Member, Principal, Removed, Unknown};
+        let served = |who: Who| [Member, Principal, Unknown, Removed].map(|standing| who.serves(standing));
+        assert_eq!(served(Who::Members), [true, false, false, false]);
+        assert_eq!(served(Who::Principals), [false, true, false, false]);
+        assert_eq!(served(Who::MembersAndPrincipals), [true, true, false, false]);
+        assert_eq!(served(Who::Anyone), [true, true, true, true]);
     }
 
     #[test]

@@ -49,6 +49,8 @@ pub enum NetworkError {
 pub enum Refusal {
     /// This node is in no list of the peer.
     NotAMember,
+    /// This node was one of the cluster, and was removed.
+    Removed,
     /// The peer knows this node, but the protocol is not for nodes (or keys) of its kind.
     NotFor(Standing),
     /// The peer has as many waiting streams as it takes. Openers try again by themselves.
@@ -59,6 +61,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotAMember => f.write_str("not a member of this cluster"),
+            Self::Removed => f.write_str("this node was removed from the cluster"),
             Self::NotFor(standing) => write!(f, "this protocol is not for {standing}"),
             Self::Busy => f.write_str("too many streams are waiting, try again"),
         }

@@ -30,6 +30,9 @@ const MAX_PER_MEMBER: usize = 8;
 /// Connections of one principal: many commands may run at once under one key.
 const MAX_PER_PRINCIPAL: usize = 64;
 
+/// Removed nodes that are being told so at a time.
+const MAX_REMOVED: usize = 16;
+
 /// Why a connection is not let in. Seen in this node's log only; the peer sees its connection closed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Denied {
@@ -50,6 +53,8 @@ enum Ground {
     Listed(Standing),
     /// An unknown peer came, and may stay for a short time.
     Joiner,
+    /// A removed node came, and may stay until it was told so.
+    Removed,
     /// This node dialled a peer that is not in its list: it is joining itself.
     Dialled,
 }
@@ -98,7 +103,7 @@ impl Gate {
                     gone.insert(held.peer);
                     continue;
                 }
-                (unlisted, Standing::Unknown) => unlisted,
+                (unlisted, Standing::Unknown | Standing::Removed) => unlisted,
                 (_, standing) => Ground::Listed(standing),
             };
         }
@@ -141,7 +146,11 @@ impl Gate {
         let most = match (standing, self.admission) {
             (Standing::Member, _) => MAX_PER_MEMBER,
             (Standing::Principal, _) => MAX_PER_PRINCIPAL,
-            (Standing::Unknown, Admission::ListedOnly) => return Err(Denied::NotListed(peer)),
+            (Standing::Unknown | Standing::Removed, Admission::ListedOnly) => return Err(Denied::NotListed(peer)),
+            (Standing::Removed, Admission::JoinersToo(_)) => {
+                let removed = self.held.values().filter(|held| held.ground == Ground::Removed).count();
+                return if removed < MAX_REMOVED { Ok(Ground::Removed) } else { Err(Denied::TooManyJoiners(removed)) };
+            }
             (Standing::Unknown, Admission::JoinersToo(limits)) => {
                 let joiners = self.held.values().filter(|held| held.ground == Ground::Joiner).count();
                 return if joiners < limits.at_once { Ok(Ground::Joiner) } else { Err(Denied::TooManyJoiners(joiners)) };
@@ -163,7 +172,7 @@ impl Gate {
                 }
             }
             self.deadlines.pop_front();
-            if let Some(&Held { peer, ground: Ground::Joiner }) = self.held.get(&id) {
+            if let Some(&Held { peer, ground: Ground::Joiner | Ground::Removed }) = self.held.get(&id) {
                 self.close(peer);
             }
         }
@@ -196,7 +205,7 @@ impl NetworkBehaviour for Gate {
     ) -> Result<THandler<Self>, ConnectionDenied> {
         self.handshakes.remove(&id);
         let ground = self.admit(peer).map_err(ConnectionDenied::new)?;
-        if let (Ground::Joiner, Admission::JoinersToo(limits)) = (ground, self.admission) {
+        if let (Ground::Joiner | Ground::Removed, Admission::JoinersToo(limits)) = (ground, self.admission) {
             self.deadlines.push_back((Instant::now() + limits.time, id));
         }
         self.hold(id, peer, ground);
@@ -212,7 +221,7 @@ impl NetworkBehaviour for Gate {
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
         let ground = match self.list.borrow().standing(&peer) {
-            Standing::Unknown => Ground::Dialled,
+            Standing::Unknown | Standing::Removed => Ground::Dialled,
             standing => Ground::Listed(standing),
         };
         self.hold(id, peer, ground);

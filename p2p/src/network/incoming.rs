@@ -117,8 +117,10 @@ impl Door {
     fn judge(&self, standing: Standing) -> Result<(), Refusal> {
         match (standing, self.admission) {
             (Standing::Unknown, Admission::ListedOnly) => Err(Refusal::NotAMember),
+            (Standing::Removed, Admission::ListedOnly) => Err(Refusal::Removed),
             (standing, _) if self.who.serves(standing) => Ok(()),
             (Standing::Unknown, Admission::JoinersToo(_)) => Err(Refusal::NotAMember),
+            (Standing::Removed, Admission::JoinersToo(_)) => Err(Refusal::Removed),
             (standing, _) => Err(Refusal::NotFor(standing)),
         }
     }

@@ -16,7 +16,7 @@ pub use rejection::Rejection;
 use crate::model::{
     CharacteristicKey, ClassName, ClusterId, Decision, Desired, Discrepancy, Ephemeral, Facts, Generation, KeySignature,
     NodeName, NodeReport, PackageId, PeerId, Plan, PrincipalName, PublicKey, Receipt, RequestId, Role, Signature, Span,
-    Timestamp, UpdateId, UpdateRequest,
+    Timestamp, UpdateId, UpdateRequest, VoterPreference,
 };
 
 /// The longest signed order, in bytes of its JSON.
@@ -192,6 +192,27 @@ pub enum UserCommand {
         /// Nodes that are taken out of it.
         remove: BTreeSet<NodeName>,
     },
+    /// Take a node out of the cluster, for good. Its services go on.
+    RemoveNode {
+        /// Which.
+        node: NodeName,
+    },
+    /// Say whether a node may be a voter.
+    SetVoter {
+        /// Which.
+        node: NodeName,
+        /// What it may be; none: what the node says of itself.
+        voter: Option<VoterPreference>,
+    },
+    /// Set what holds for the whole cluster; what is not named stays.
+    SetSettings {
+        /// How long a node may be silent before it counts as away.
+        away_after: Option<Span>,
+        /// How many voters are kept at most.
+        voters: Option<u32>,
+        /// How many standbys are kept at most.
+        standbys: Option<u32>,
+    },
     /// Take a class away. Its nodes are in none then, and keep what they have.
     RemoveClass {
         /// The class.
@@ -246,9 +267,12 @@ impl UserCommand {
     /// The role that may order it.
     pub fn needs(&self) -> Role {
         match self {
-            UserCommand::CreateToken { .. } | UserCommand::SetPrincipal { .. } | UserCommand::RemovePrincipal { .. } => {
-                Role::Admin
-            }
+            UserCommand::CreateToken { .. }
+            | UserCommand::RemoveNode { .. }
+            | UserCommand::SetVoter { .. }
+            | UserCommand::SetSettings { .. }
+            | UserCommand::SetPrincipal { .. }
+            | UserCommand::RemovePrincipal { .. } => Role::Admin,
             UserCommand::Publish { .. } => Role::Publisher,
             UserCommand::LabelNode { .. }
             | UserCommand::ReleaseNode { .. }
@@ -288,6 +312,17 @@ pub struct NewNode {
     pub facts: Facts,
 }
 
+/// In whose place a node comes into the cluster.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JoinAs {
+    /// It is a further one.
+    #[default]
+    New,
+    /// It is the node of its name anew, on an empty disk: it takes that one's place.
+    Replacement,
+}
+
 /// What only the master's own code proposes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "command")]
@@ -300,6 +335,16 @@ pub enum MasterCommand {
         token: Signature,
         /// The node.
         node: NewNode,
+        /// Whether it is a further node.
+        #[serde(default)]
+        place: JoinAs,
+    },
+    /// A second node with the identity of one that is connected was turned away.
+    CloneRefused {
+        /// Which.
+        node: NodeName,
+        /// From where it came.
+        from: String,
     },
     /// A node said what it is like and what is installed there.
     NodeState {
@@ -406,6 +451,7 @@ impl MasterCommand {
         match self {
             MasterCommand::Create(_) => "create",
             MasterCommand::Join { .. } => "join",
+            MasterCommand::CloneRefused { .. } => "clone refused",
             MasterCommand::NodeState { .. } => "node state",
             MasterCommand::MakeStandby { .. } => "make standby",
             MasterCommand::MakeVoter { .. } => "make voter",
@@ -431,6 +477,11 @@ pub type Response = Result<Accepted, Rejection>;
 pub enum Accepted {
     /// It was done.
     Done,
+    /// A node is to leave, and will when Raft can do without it.
+    Leaving {
+        /// Which.
+        node: NodeName,
+    },
     /// An update was made, or moved.
     Update {
         /// Which.

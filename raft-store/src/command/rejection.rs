@@ -93,6 +93,44 @@ pub enum Rejection {
         /// Which node has it.
         node: NodeName,
     },
+    /// The identity was one of the cluster's, and is not any more.
+    #[error("this identity was that of node {node}, which was removed from the cluster for good; join with an empty data folder")]
+    PeerRemoved {
+        /// Which node had it.
+        node: NodeName,
+    },
+    /// Only a token that was made for a node replaces it.
+    #[error("to replace node {node} takes a join token that was made for it: `tribune token create --node {node}`")]
+    TokenNotFor {
+        /// The node.
+        node: NodeName,
+    },
+    /// The node to be replaced is there.
+    #[error("node {node} is connected: stop it, or take it out with `tribune node remove {node}`, then do it")]
+    StillConnected {
+        /// Which.
+        node: NodeName,
+    },
+    /// There is nothing to be replaced.
+    #[error("there is no node {node} that could be replaced; leave out --replace to join as a further one")]
+    NothingToReplace {
+        /// The name given.
+        node: NodeName,
+    },
+    /// Nobody would be left to vote.
+    #[error(
+        "no other node may be a voter instead of {node}; let another join, or let one vote with `tribune node set-voter`, then do it"
+    )]
+    LastVoter {
+        /// Who.
+        node: NodeName,
+    },
+    /// A setting of the cluster is not possible.
+    #[error("{what}")]
+    Setting {
+        /// What is wrong and what would be right.
+        what: String,
+    },
     /// There is no such node.
     #[error("there is no node {node}; `tribune node list` shows those there are")]
     UnknownNode {

@@ -190,6 +190,12 @@ pub struct Node {
     pub local_commands: Role,
     /// When it joined.
     pub joined: Timestamp,
+    /// Whether it may be a voter, where a user said so; else it is what the node says of itself.
+    #[serde(default)]
+    pub voter: Option<VoterPreference>,
+    /// It is to leave the cluster, as soon as Raft can do without it.
+    #[serde(default)]
+    pub leaving: Option<Leaving>,
     /// The log index of the last change that a plan could depend on.
     pub version: u64,
 }
@@ -229,7 +235,45 @@ impl Attempts {
     }
 }
 
+/// A node was told to leave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leaving {
+    /// Who said so.
+    pub by: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// A node that is in the cluster no more. Its identity never comes back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    /// Its name.
+    pub name: NodeName,
+    /// Its identity on the network.
+    pub peer: PeerId,
+    /// When it was removed, or replaced.
+    pub at: Timestamp,
+    /// By whom.
+    pub by: String,
+    /// The class it was in.
+    pub class: Option<ClassName>,
+    /// What a user wanted it to be like.
+    pub desired: BTreeMap<CharacteristicKey, Desired>,
+    /// Whether it might be a voter, where a user said so.
+    pub voter: Option<VoterPreference>,
+    /// What it should have had.
+    pub should: BTreeMap<PackageName, PackageId>,
+}
+
 impl Node {
+    /// Whether it may be a voter: as a user said, else as it says of itself. One that is to leave is none.
+    pub fn may_vote(&self) -> VoterPreference {
+        match &self.leaving {
+            Some(_) => VoterPreference::Never,
+            None => self.voter.unwrap_or(self.facts.voter),
+        }
+    }
+
     /// Whether it went back by itself and was not released since.
     pub fn is_apart(&self) -> bool {
         self.apart.as_ref().is_some_and(|apart| !apart.released)
@@ -365,6 +409,12 @@ pub enum EventKind {
     ClusterCreated,
     /// A node joined.
     NodeJoined,
+    /// A node is to leave, or has left.
+    NodeRemoved,
+    /// A second node with the identity of one that is connected was turned away: a cloned disk.
+    CloneRefused,
+    /// What holds for the whole cluster was set.
+    SettingsChanged,
     /// A node's labels or class changed.
     NodeChanged,
     /// A node's part in Raft changed.

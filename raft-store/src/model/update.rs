@@ -298,6 +298,9 @@ pub struct NodeProgress {
     /// Whether it was a restart of the node that took it back, and nobody's wish.
     #[serde(default)]
     pub restarted: bool,
+    /// Whether the node was removed from the cluster, or re-imaged, meanwhile. What it had of the update is not there any more.
+    #[serde(default)]
+    pub gone: bool,
 }
 
 /// A node's step. Later ones compare greater.

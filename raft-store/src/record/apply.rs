@@ -78,6 +78,11 @@ impl Record {
             UserCommand::LabelNode { node, set, unset } => self.label_node(at, &node, set, &unset, &author),
             UserCommand::ReleaseNode { node } => self.release_node(at, &node, &author),
             UserCommand::SetClass { class, add, remove } => self.set_class(at, class, &add, &remove, &author),
+            UserCommand::RemoveNode { node } => self.remove_node(at, &node, &author),
+            UserCommand::SetVoter { node, voter } => self.set_voter(at, &node, voter, &author),
+            UserCommand::SetSettings { away_after, voters, standbys } => {
+                self.set_settings(at, (away_after, voters, standbys), &author)
+            }
             UserCommand::RemoveClass { class } => self.remove_class(at, &class, &author),
             UserCommand::RemovePrincipal { key } => self.remove_principal(at, key, &author),
             UserCommand::SetPrincipal { key, name, role } => self.set_principal(at, key, name, role, &author),
@@ -97,10 +102,11 @@ impl Record {
         }
         match command {
             MasterCommand::Create(birth) => self.create(at, birth),
-            MasterCommand::Join { token, node } => self.join(at, token, node),
             MasterCommand::NodeState { node, facts, current, ephemeral, kept, apart } => {
                 self.node_state(at, node, facts, (current, ephemeral.as_ref(), kept), apart.as_deref())
             }
+            MasterCommand::Join { token, node, place } => self.join(at, token, node, *place),
+            MasterCommand::CloneRefused { node, from } => self.clone_refused(at, node, from),
             MasterCommand::MakeStandby { node } => self.make_standby(at, node),
             MasterCommand::MakeVoter { node } => self.make_voter(at, node),
             MasterCommand::MakeMember { node } => self.make_member(at, node),

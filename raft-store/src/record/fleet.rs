@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Record;
 use super::apply::{About, At};
-use crate::command::{Accepted, Birth, Evidence, MAX_TOKEN_LIFE, NewNode, Rejection, Response};
+use crate::command::{Accepted, Birth, Evidence, JoinAs, MAX_TOKEN_LIFE, NewNode, Rejection, Response};
 use crate::model::{
     Apart, Author, CharacteristicKey, Class, ClassName, Cluster, Desired, Ephemeral, EventKind, Facts, Generation, Manifest,
     Node, NodeName, Package, PackageId, Principal, PrincipalName, PublicKey, RECORD_LEVEL, RaftRole, Receipt, Role, Settings,
@@ -53,7 +53,7 @@ impl Record {
         Ok(Accepted::Done)
     }
 
-    pub(super) fn join(&mut self, at: At, hash: &Signature, new: &NewNode) -> Response {
+    pub(super) fn join(&mut self, at: At, hash: &Signature, new: &NewNode, place: JoinAs) -> Response {
         let cluster = self.cluster().map(|cluster| cluster.id).ok_or(Rejection::NotCreated)?;
         let mut token = self.tokens.get(hash).cloned().ok_or(Rejection::UnknownToken)?;
         if let Some(node) = &token.used_by {
@@ -69,20 +69,28 @@ impl Record {
         if let Some(node) = token.node.as_ref().filter(|node| **node != new.name) {
             return Err(Rejection::TokenForOther { node: node.clone() });
         }
-        if self.nodes.contains(&new.name) {
-            return Err(Rejection::NameTaken { node: new.name.clone() });
+        if let Some(removed) = self.removed.get(&new.peer) {
+            return Err(Rejection::PeerRemoved { node: removed.name.clone() });
         }
         if let Some(node) = self.nodes.values().find(|node| node.peer == new.peer || node.key == new.key) {
             return Err(Rejection::PeerTaken { node: node.name.clone() });
         }
-        if self.nodes.len() >= MAX_NODES {
+        check_facts(&new.facts)?;
+        let text = match place {
+            JoinAs::Replacement if token.node.is_none() => return Err(Rejection::TokenNotFor { node: new.name.clone() }),
+            JoinAs::Replacement => self.replace_node(at, new)?,
+            JoinAs::New if self.nodes.contains(&new.name) => return Err(Rejection::NameTaken { node: new.name.clone() }),
+            JoinAs::New => {
+                self.nodes.put(new.name.clone(), new_node(at, new));
+                format!("node {} joined", new.name)
+            }
+        };
+        if self.nodes.len() > MAX_NODES {
             return Err(Rejection::Limit { what: "nodes".into(), count: MAX_NODES as u64 });
         }
-        check_facts(&new.facts)?;
         token.used_by = Some(new.name.clone());
         self.tokens.put(*hash, token);
-        self.nodes.put(new.name.clone(), new_node(at, new));
-        self.note(at, EventKind::NodeJoined, About::node(&new.name), format!("node {} joined", new.name));
+        self.note(at, EventKind::NodeJoined, About::node(&new.name), text);
         Ok(Accepted::Joined { cluster })
     }
 
@@ -156,7 +164,11 @@ impl Record {
     }
 
     pub(super) fn make_member(&mut self, at: At, name: &NodeName) -> Response {
-        self.change_raft(at, name, |_| Some(RaftRole::Member))
+        self.change_raft(at, name, |_| Some(RaftRole::Member))?;
+        if let Some(leaving) = self.node(name)?.leaving.clone() {
+            self.take_out(at, name, &leaving.by);
+        }
+        Ok(Accepted::Done)
     }
 
     fn change_raft(&mut self, at: At, name: &NodeName, change: impl FnOnce(RaftRole) -> Option<RaftRole>) -> Response {
@@ -368,7 +380,7 @@ impl Record {
     }
 }
 
-fn new_node(at: At, new: &NewNode) -> Node {
+pub(super) fn new_node(at: At, new: &NewNode) -> Node {
     Node {
         name: new.name.clone(),
         peer: new.peer.clone(),
@@ -385,6 +397,8 @@ fn new_node(at: At, new: &NewNode) -> Node {
         converging: None,
         local_commands: Role::Viewer,
         joined: at.time,
+        voter: None,
+        leaving: None,
         version: at.index,
     }
 }

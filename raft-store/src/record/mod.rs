@@ -11,6 +11,7 @@ mod needs;
 mod progress;
 mod query;
 mod queue;
+mod removal;
 mod should;
 mod table;
 mod updates;
@@ -27,8 +28,8 @@ pub use table::{Change, Key, Table};
 
 use crate::command::Response;
 use crate::model::{
-    Class, ClassName, Cluster, Event, NeedKey, Node, NodeName, Package, PackageId, PackageName, Principal, PublicKey,
-    RECORD_LEVEL, RequestId, Signature, Timestamp, Token, Tombstone, TombstoneKey, Unmet, Update, UpdateId,
+    Class, ClassName, Cluster, Event, NeedKey, Node, NodeName, Package, PackageId, PackageName, PeerId, Principal, PublicKey,
+    RECORD_LEVEL, Removed, RequestId, Signature, Timestamp, Token, Tombstone, TombstoneKey, Unmet, Update, UpdateId,
 };
 
 /// How many ended updates are kept.
@@ -97,6 +98,7 @@ pub struct Record {
     events: Table<u64, Event>,
     answers: Table<RequestId, Answered>,
     unmet: Table<NeedKey, Unmet>,
+    removed: Table<PeerId, Removed>,
     /// Not stored: follows from `packages`.
     versions: RedBlackTreeMapSync<(PackageName, Version), PackageId>,
     /// Not stored: follows from `answers`, oldest first.
@@ -117,6 +119,7 @@ macro_rules! each_table {
         $call!($record.events);
         $call!($record.answers);
         $call!($record.unmet);
+        $call!($record.removed);
     };
 }
 
@@ -134,6 +137,7 @@ impl Default for Record {
             events: Table::new(9),
             answers: Table::new(10),
             unmet: Table::new(11),
+            removed: Table::new(12),
             versions: RedBlackTreeMapSync::new_sync(),
             answer_ages: RedBlackTreeMapSync::new_sync(),
         }
@@ -167,6 +171,7 @@ impl Record {
             .chain(self.events.entries())
             .chain(self.answers.entries())
             .chain(self.unmet.entries())
+            .chain(self.removed.entries())
     }
 
     /// The record with these rows.
@@ -204,6 +209,7 @@ impl Record {
             9 => self.events.load(key, value),
             10 => self.answers.load(key, value),
             11 => self.unmet.load(key, value),
+            12 => self.removed.load(key, value),
             other => Err(RecordError::UnknownTable(*other)),
         }
     }
@@ -246,6 +252,11 @@ impl Record {
     /// The needs that are not met, as of the last check.
     pub fn unmet(&self) -> &Table<NeedKey, Unmet> {
         &self.unmet
+    }
+
+    /// The nodes that are in the cluster no more, by their identities.
+    pub fn removed(&self) -> &Table<PeerId, Removed> {
+        &self.removed
     }
 
     /// The last events, oldest first.

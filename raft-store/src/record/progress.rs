@@ -32,7 +32,7 @@ impl Record {
         let progress = update.nodes.get(name).ok_or(Rejection::Outdated)?;
         let about_this = update.plan.as_ref().is_some_and(|plan| plan.revision >= revision) && progress.round == round;
         let went_back = matches!(report, NodeReport::Regressed { .. } | NodeReport::Restarted { .. });
-        if update.phase.ended() || (!about_this && !went_back) {
+        if update.phase.ended() || progress.gone || (!about_this && !went_back) {
             return Err(Rejection::Outdated);
         }
         match report {

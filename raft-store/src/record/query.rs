@@ -127,6 +127,10 @@ pub(super) fn vetoes(update: &Update) -> Vec<String> {
     for (name, node) in &update.nodes {
         for ballot in &node.ballots {
             if let Some(reason) = ballot.standing_veto() {
+                if node.gone && ballot.process.pid == 0 {
+                    sentences.push(reason.to_owned());
+                    continue;
+                }
                 sentences.push(format!("{} (pid {}) on node {name}: {reason}", ballot.process.name, ballot.process.pid));
             }
         }

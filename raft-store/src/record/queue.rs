@@ -6,7 +6,9 @@
 use super::Record;
 use super::apply::{About, At};
 use crate::command::Rejection;
-use crate::model::{EventKind, LEFT_OUT_BY_REGRESS, NodeName, NodeProgress, Outcome, Phase, Step, Update, UpdateId, UpdateKind};
+use crate::model::{
+    ClassName, EventKind, LEFT_OUT_BY_REGRESS, NodeName, NodeProgress, Outcome, Phase, Step, Update, UpdateId, UpdateKind,
+};
 
 impl Record {
     /// The updates a queued one waits for now.
@@ -28,12 +30,12 @@ impl Record {
             |other: &&Update| other.id != regress && has_begun(other) && wanted.iter().any(|name| other.nodes.contains_key(name));
         let holders: Vec<UpdateId> = self.updates.values().filter(holds).map(|other| other.id).collect();
         for holder in holders {
-            self.take_out(at, holder, &wanted, regress)?;
+            self.lose_nodes(at, holder, &wanted, regress)?;
         }
         Ok(())
     }
 
-    fn take_out(&mut self, at: At, holder: UpdateId, wanted: &[NodeName], regress: UpdateId) -> Result<(), Rejection> {
+    fn lose_nodes(&mut self, at: At, holder: UpdateId, wanted: &[NodeName], regress: UpdateId) -> Result<(), Rejection> {
         let mut update = self.update(holder)?.clone();
         let mut taken = Vec::new();
         for name in wanted {
@@ -103,9 +105,15 @@ fn is_changing(update: &Update, progress: &NodeProgress) -> bool {
     }
 }
 
+/// Whether an update has its classes for itself. One that is not kept may run for days, and changes nothing that a class should have.
+fn takes_classes(update: &Update) -> bool {
+    !update.request.options.ephemeral
+}
+
 /// Whether two updates want a node or a class that only one may have, or an API that one of them changes.
 fn share(a: &Update, b: &Update) -> bool {
-    if a.request.targets.classes.keys().any(|class| b.request.targets.classes.contains_key(class)) {
+    let both_class = |class: &ClassName| b.request.targets.classes.contains_key(class);
+    if [a, b].into_iter().all(takes_classes) && a.request.targets.classes.keys().any(both_class) {
         return true;
     }
     let (Some(of_a), Some(of_b)) = (&a.plan, &b.plan) else { return false };

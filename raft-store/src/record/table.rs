@@ -9,7 +9,7 @@ use rpds::RedBlackTreeMapSync;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::RecordError;
-use crate::model::{ClassName, NeedKey, NodeName, PackageId, PublicKey, RequestId, Signature, TombstoneKey, UpdateId};
+use crate::model::{ClassName, NeedKey, NodeName, PackageId, PeerId, PublicKey, RequestId, Signature, TombstoneKey, UpdateId};
 
 /// One changed row: its key, and its new value or `None` if it is gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +42,15 @@ macro_rules! text_key {
 }
 
 text_key!(NodeName, ClassName);
+
+impl Key for PeerId {
+    fn encode(&self) -> Vec<u8> {
+        self.as_str().as_bytes().to_vec()
+    }
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        Self::new(std::str::from_utf8(bytes).ok()?).ok()
+    }
+}
 
 macro_rules! byte_key {
     ($($type:ty),*) => {$(

@@ -153,6 +153,7 @@ impl Record {
             failure: None,
             before: self.nodes.get(name).map_or(0, |node| node.current.number),
             restarted: false,
+            gone: false,
         }
     }
 
@@ -274,7 +275,8 @@ fn overrule(update: &mut Update) -> Vec<(NodeName, crate::model::ProcessRef)> {
 /// The nodes where a veto was cast ask again.
 fn ask_again(at: At, update: &mut Update) {
     let vetoed = |ballot: &crate::model::BallotCast| matches!(ballot.answer, Answer::Veto { .. }) && !ballot.overruled;
-    for node in update.nodes.values_mut().filter(|node| node.ballots.iter().any(vetoed)) {
+    // One that is gone has nobody to ask.
+    for node in update.nodes.values_mut().filter(|node| !node.gone && node.ballots.iter().any(vetoed)) {
         node.step = Step::Planned;
         node.since = at.time;
         node.round += 1;

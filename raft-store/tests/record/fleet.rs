@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ed25519_dalek::SigningKey;
 use serde_json::{Value, json};
 use tribune_raft_store::command::{
-    Accepted, Birth, Body, Entry, Evidence, MasterCommand, NewNode, Order, Response, SignedOrder, UserCommand,
+    Accepted, Birth, Body, Entry, Evidence, JoinAs, MasterCommand, NewNode, Order, Response, SignedOrder, UserCommand,
 };
 use tribune_raft_store::model::*;
 use tribune_raft_store::record::{LogPlace, Record};
@@ -41,8 +41,13 @@ pub fn facts() -> Facts {
 }
 
 fn new_node(name: &str) -> NewNode {
-    let key = SigningKey::from_bytes(Signature::of(name.as_bytes()).as_bytes());
-    let peer = format!("peer{}", name.replace(|c: char| !c.is_ascii_alphanumeric(), "x"));
+    new_node_with(name, name)
+}
+
+/// A node whose identity is made of this text.
+pub fn new_node_with(name: &str, identity: &str) -> NewNode {
+    let key = SigningKey::from_bytes(Signature::of(identity.as_bytes()).as_bytes());
+    let peer = format!("peer{}", identity.replace(|c: char| !c.is_ascii_alphanumeric(), "x"));
     let key = PublicKey::new(key.verifying_key().to_bytes());
     NewNode { name: node(name), peer: PeerId::new(peer).unwrap(), key, facts: facts() }
 }
@@ -121,7 +126,7 @@ impl Fleet {
         let token = Signature::of(format!("token of {name}").as_bytes());
         let order = UserCommand::CreateToken { hash: token, valid: Span::from_secs(60), node: None };
         self.order(order, None).unwrap();
-        self.tell(MasterCommand::Join { token, node: new_node(name) }).unwrap();
+        self.tell(MasterCommand::Join { token, node: new_node(name), place: JoinAs::New }).unwrap();
     }
 
     /// The entry with an order of the admin's.

@@ -6,5 +6,6 @@ mod access;
 mod ephemeral;
 mod fleet;
 mod needs;
+mod removal;
 mod replay;
 mod stories;

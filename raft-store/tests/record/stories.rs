@@ -9,14 +9,14 @@ use tribune_raft_store::model::*;
 use crate::fleet::{Fleet, accepts, install, manifest, node, nodes, process, vetoes};
 
 /// A fleet of three nodes with package `app` 1.0.0 in the store, and the plan that installs it one node after the other.
-fn fleet() -> (Fleet, UpdateRequest, Plan) {
+pub fn fleet() -> (Fleet, UpdateRequest, Plan) {
     let mut fleet = Fleet::new(&["a", "b", "c"]);
     let app = manifest("app", "1.0.0", json!({}), &[json!({ "name": "main", "run": ["main"] })]);
     let id = fleet.publish(&app);
     (fleet, install(&["a", "b", "c"], &[id]), plan(&app, &["b", "c", "a"]))
 }
 
-fn plan(manifest: &Manifest, names: &[&str]) -> Plan {
+pub fn plan(manifest: &Manifest, names: &[&str]) -> Plan {
     let module = PlannedModule { package: manifest.id(), index: 0, signature: manifest.modules[0].signature, size: 1000 };
     let change = PackageChange { name: manifest.name.clone(), from: None, to: Some(manifest.id()) };
     let one = NodePlan { changes: vec![change], modules: BTreeMap::from([("app/main".into(), module)]), local: false };
@@ -28,19 +28,19 @@ fn plan(manifest: &Manifest, names: &[&str]) -> Plan {
     }
 }
 
-fn all_accept(fleet: &mut Fleet, id: UpdateId) {
+pub fn all_accept(fleet: &mut Fleet, id: UpdateId) {
     for name in ["a", "b", "c"] {
         fleet.vote(id, name, &[accepts(process("svc", 1))]);
     }
 }
 
-fn all_staged(fleet: &mut Fleet, id: UpdateId) {
+pub fn all_staged(fleet: &mut Fleet, id: UpdateId) {
     for name in ["a", "b", "c"] {
         fleet.report(id, name, NodeReport::Staged).unwrap();
     }
 }
 
-fn ended(outcome: Outcome) -> Phase {
+pub fn ended(outcome: Outcome) -> Phase {
     Phase::Ended { outcome }
 }
 

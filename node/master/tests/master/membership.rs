@@ -190,3 +190,128 @@ fn what_a_former_master_left_half_done_is_finished() {
     assert_eq!((world.voters().len(), world.raft.voters.len(), world.raft.learners.len()), (3, 3, 0));
     assert_ne!(world.fleet.node("c").raft.raft_id(), Some(gone), "no Raft id is used twice");
 }
+
+impl World {
+    fn remove(&mut self, name: &str) {
+        self.fleet.order(UserCommand::RemoveNode { node: node(name) }, None).unwrap();
+    }
+
+    fn knows(&self, name: &str) -> bool {
+        self.fleet.record.nodes().contains(&node(name))
+    }
+
+    /// Takes one step, and gives it.
+    fn step(&mut self) -> Option<MembershipStep> {
+        let step = self.next()?;
+        if let Some(command) = step.command() {
+            self.fleet.tell(command).unwrap();
+        }
+        match &step {
+            MembershipStep::AddLearner { raft_id, .. } => drop(self.raft.learners.insert(*raft_id, self.learner)),
+            MembershipStep::SetVoters { voters } => {
+                self.raft.learners.retain(|id, _| !voters.contains(id));
+                self.raft.voters.clone_from(voters);
+            }
+            MembershipStep::RemoveLearner { raft_id } => drop(self.raft.learners.remove(raft_id)),
+            _ => {}
+        }
+        Some(step)
+    }
+}
+
+#[test]
+fn a_voter_that_is_removed_is_replaced_first() {
+    let mut world = World::new(&["a", "b", "c", "d"]);
+    world.settle();
+    world.remove("b");
+    assert!(world.knows("b"));
+    world.settle();
+    assert!(!world.knows("b"));
+    assert_eq!(world.voters(), ["a", "c", "d"]);
+}
+
+#[test]
+fn without_a_node_in_its_place_a_removed_voter_leaves_fewer_voters() {
+    let mut world = World::new(&["a", "b", "c"]);
+    world.settle();
+    world.remove("c");
+    world.now = MasterClock(20_000);
+    world.settle();
+    assert!(!world.knows("c"));
+    assert_eq!((world.voters(), world.standbys()), (vec!["a".to_owned()], vec!["b".to_owned()]));
+}
+
+#[test]
+fn a_removed_voter_waits_for_a_healthy_majority() {
+    let mut world = World::new(&["a", "b", "c", "d"]);
+    world.settle();
+    for name in ["b", "d"] {
+        world.liveness.gone(&node(name), world.now);
+    }
+    world.liveness.gone(&node("c"), world.now);
+    world.remove("c");
+    world.now = MasterClock(20_000);
+    assert_eq!(world.next(), None, "only one of three voters is there");
+    world.liveness.heard(&node("b"), world.now, &BTreeSet::new());
+    world.now = MasterClock(700_000);
+    world.settle();
+    assert!(!world.knows("c"), "a node that is away takes no place, so there are fewer voters");
+}
+
+#[test]
+fn the_only_voter_is_removed_by_way_of_a_second() {
+    let mut world = World::new(&["a", "b"]);
+    world.settle();
+    let (a, b) = (0, world.fleet.node("b").raft.raft_id().unwrap());
+    world.remove("a");
+    assert_eq!(world.step(), Some(MembershipStep::SetVoters { voters: BTreeSet::from([a, b]) }));
+    assert_eq!(world.step(), Some(MembershipStep::MakeVoter { node: node("b") }));
+    assert_eq!(world.next(), Some(MembershipStep::SetVoters { voters: BTreeSet::from([b]) }), "the master hands over");
+    world.raft.master = node("b");
+    world.settle();
+    assert!(!world.knows("a"));
+    assert_eq!(world.voters(), ["b"]);
+}
+
+#[test]
+fn what_a_user_says_of_a_node_as_voter_wins_over_what_it_says_itself() {
+    let mut world = World::new(&["a", "b", "c", "d"]);
+    world.prefer("d", VoterPreference::Never);
+    let say = |voter| UserCommand::SetVoter { node: node("d"), voter };
+    world.fleet.order(say(Some(VoterPreference::Prefer)), None).unwrap();
+    world.settle();
+    assert_eq!(world.voters(), ["a", "b", "d"]);
+    world.fleet.order(say(None), None).unwrap();
+    world.settle();
+    assert_eq!(world.voters(), ["a", "b", "c"]);
+}
+
+#[test]
+fn the_raft_seat_of_a_replaced_voter_is_taken_by_another() {
+    let mut world = World::new(&["a", "b", "c", "d"]);
+    world.settle();
+    let old = world.fleet.node("c").raft.raft_id().unwrap();
+    world.liveness.gone(&node("c"), world.now);
+    let token = Signature::of(b"again");
+    let order = UserCommand::CreateToken { hash: token, valid: Span::from_secs(60), node: Some(node("c")) };
+    world.fleet.order(order, None).unwrap();
+    let new = crate::fleet::new_node_with("c", "c2");
+    world.fleet.tell(MasterCommand::Join { token, node: new, place: Default::default() }).unwrap_err();
+    let new = crate::fleet::new_node_with("c", "c2");
+    let place = tribune_raft_store::command::JoinAs::Replacement;
+    world.fleet.tell(MasterCommand::Join { token, node: new, place }).unwrap();
+    world.settle();
+    assert!(!world.raft.voters.contains(&old));
+    assert_eq!(world.voters(), ["a", "b", "d"]);
+}
+
+#[test]
+fn one_voter_becomes_three_in_one_change() {
+    let mut world = World::new(&["a", "b", "c"]);
+    let mut changes = Vec::new();
+    while let Some(step) = world.step() {
+        changes.extend(matches!(step, MembershipStep::SetVoters { .. }).then_some(step));
+    }
+    assert_eq!(changes.len(), 1, "{changes:?}");
+    assert_eq!(world.voters().len(), 3);
+}

@@ -142,7 +142,7 @@ impl Cluster {
         let request = 200 + u8::try_from(self.members.len()).unwrap();
         self.order(request, UserCommand::CreateToken { hash, valid: Span::from_secs(60), node: None }).await.unwrap();
         let node = new_node(text, &identity, VoterPreference::Never);
-        let joined = self.master.join(JoinRequest { token, node: node.clone() }).await;
+        let joined = self.master.join(JoinRequest { token, node: node.clone(), place: Default::default() }).await;
         let JoinResponse::Joined(view) = joined else { panic!("{joined:?}") };
         assert!(view.nodes.iter().any(|node| node.name == name(text)));
         self.members.push(identity.peer_id());
