@@ -1,0 +1,203 @@
+//! Who is in the cluster: nodes that are removed, replaced, copied, and voters that stay away.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tribune_tests::cli::tribune;
+use tribune_tests::{Cluster, Node, PackageSource, eventually};
+
+/// The item of a node in `node list`; `None`: it is in the cluster no more.
+fn listed(at: &Node, name: &str) -> Result<Option<Value>> {
+    let nodes = at.json(&["node", "list"])?;
+    Ok(nodes["items"].as_array().context("no items")?.iter().find(|item| item["name"] == name).cloned())
+}
+
+/// The names of those with this part in Raft.
+fn with_role(at: &Node, role: &str) -> Result<Vec<String>> {
+    let nodes = at.json(&["node", "list"])?;
+    let items = nodes["items"].as_array().context("no items")?;
+    Ok(items.iter().filter(|item| item["role"] == role).filter_map(|item| Some(item["name"].as_str()?.to_owned())).collect())
+}
+
+fn package(cluster: &Cluster, version: &str) -> Result<String> {
+    Ok(PackageSource::new("p", version).probe("m", version, "").build(cluster.folder())?.display().to_string())
+}
+
+/// Submits a package for these nodes, and waits for its end.
+fn install(at: &Node, file: &str, nodes: &[&str]) -> Result<()> {
+    let targets = nodes.iter().flat_map(|node| ["--node", node]).collect::<Vec<_>>();
+    at.cli(&[&["update", "submit", file, "--timeout", "90s"], &targets[..]].concat())?.expect(0)?;
+    Ok(())
+}
+
+fn event(at: &Node, kind: &str, says: &str) -> Result<()> {
+    eventually(&format!("an event of {kind} that says {says}"), || {
+        let events = at.cli(&["events", "-o", "json", "-n", "200"])?.expect(0)?.stdout;
+        Ok(events.lines().any(|line| line.contains(kind) && line.contains(says)).then_some(()))
+    })
+}
+
+/// Joins with a token that was made for this name.
+fn join(cluster: &Cluster, data: &Path, args: &[&str], token_for: &str) -> Result<tribune_tests::cli::Output> {
+    let at = &cluster.nodes[0];
+    let token = at.cli(&["token", "create", "--node", token_for])?.expect(0)?.stdout;
+    let (peer, data) = (at.address()?, data.display().to_string());
+    let any = "/ip4/127.0.0.1/tcp/0";
+    let common = ["join", "--peer", &peer, "--token-file", "-", "--data", &data, "--control", any, "--data-address", any];
+    tribune(&[&common[..], args].concat(), &token)
+}
+
+#[test]
+fn a_removed_node_is_out_for_good_and_its_services_go_on() -> Result<()> {
+    let mut cluster = Cluster::start(4)?;
+    let file = package(&cluster, "1.0.0")?;
+    install(&cluster.nodes[0], &file, &["n2", "n3"])?;
+    let voters = with_role(&cluster.nodes[0], "voter")?;
+    ensure!(voters == ["n1", "n2", "n3"], "{voters:?}");
+    let service = cluster.node("n3").pid("p/m")?.context("p/m does not run")?;
+
+    // One that is connected hears it at once; a voter is replaced first.
+    let said = cluster.nodes[0].cli(&["node", "remove", "n3"])?.expect(0)?.stdout;
+    ensure!(said.contains("n3"), "{said}");
+    ensure!(listed(&cluster.nodes[0], "n3")?.is_none());
+    let removed = cluster.node("n3");
+    eventually("n3 says that it was removed", || {
+        let status = removed.json(&["status"])?;
+        ensure!(status["problems"].to_string().contains("removed from the cluster"), "{status}");
+        Ok(Some(()))
+    })?;
+    eventually("another votes", || {
+        let voters = with_role(&cluster.nodes[0], "voter")?;
+        Ok((voters == ["n1", "n2", "n4"]).then_some(()))
+    })?;
+    let still = removed.json(&["process", "list"])?;
+    ensure!(still["items"][0]["pid"] == service, "{still}");
+    let asked = removed.cli(&["node", "list"])?;
+    ensure!(asked.code != 0 && asked.stderr.contains("removed from the cluster"), "{asked:?}");
+
+    // One that was off hears it when it comes back, from the voters.
+    cluster.node_mut("n2").kill_all()?;
+    eventually("n2 is away", || Ok(listed(&cluster.nodes[0], "n2")?.filter(|item| item["connected"] == false)))?;
+    cluster.nodes[0].cli(&["node", "remove", "n2", "--timeout", "60s"])?.expect(0)?;
+    cluster.node_mut("n2").run()?;
+    eventually("n2 says that it was removed", || {
+        let status = cluster.node("n2").json(&["status"])?;
+        Ok(status["problems"].to_string().contains("removed from the cluster").then_some(()))
+    })?;
+    ensure!(cluster.node("n2").pid("p/m")?.is_some(), "its services go on");
+
+    // Its key never comes back, whatever name it takes.
+    let again = cluster.folder().join("again");
+    fs::create_dir(&again)?;
+    fs::copy(cluster.node("n2").data.join("identity.key"), again.join("identity.key"))?;
+    let refused = join(&cluster, &again, &["--name", "n9"], "n9")?.expect(1)?.stderr;
+    ensure!(refused.contains("was that of node n2") && refused.contains("empty data folder"), "{refused}");
+    event(&cluster.nodes[0], "node_removed", "n2")?;
+    Ok(())
+}
+
+#[test]
+fn a_master_that_is_removed_hands_over_first_and_the_only_voter_too() -> Result<()> {
+    for count in [3, 2] {
+        let cluster = Cluster::start(count)?;
+        let master = cluster.master()?;
+        let at = cluster.nodes.iter().find(|node| node.name != master).context("no other node")?;
+        // Over the network: the admin's key does not depend on the node that goes.
+        let key = cluster.nodes[0].data.join("admin.key").display().to_string();
+        let peer = at.address()?;
+        let out = tribune(&["node", "remove", &master, "--peer", &peer, "--key", &key, "--timeout", "60s"], "")?;
+        out.expect(0)?;
+        eventually("another master", || Ok((at.json(&["status"])?["master"] == at.name.as_str() || count == 3).then_some(())))?;
+        ensure!(listed(at, &master)?.is_none());
+        eventually("the former master says so", || {
+            let status = cluster.node(&master).json(&["status"])?;
+            ensure!(status["problems"].to_string().contains("removed from the cluster"), "{status}");
+            Ok(Some(()))
+        })?;
+        ensure!(at.cli(&["node", "list"])?.code == 0, "the rest works");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_node_on_a_new_disk_takes_the_place_of_the_one_before() -> Result<()> {
+    let mut cluster = Cluster::start(3)?;
+    let file = package(&cluster, "1.0.0")?;
+    let at = &cluster.nodes[0];
+    at.cli(&["node", "label", "n3", "role=edge"])?.expect(0)?;
+    at.cli(&["class", "set", "edge", "--add", "n3"])?.expect(0)?;
+    install(at, &file, &["n2"])?;
+    at.cli(&["update", "submit", "--package", "p@1.0.0", "--class", "edge", "--timeout", "90s"])?.expect(0)?;
+    let before = listed(at, "n3")?.context("n3 is not there")?;
+    let data = cluster.folder().join("anew");
+    let refused = join(&cluster, &data, &["--replace", "n3"], "n3")?.expect(1)?.stderr;
+    ensure!(refused.contains("n3 is connected"), "{refused}");
+
+    cluster.node_mut("n3").kill_all()?;
+    eventually("n3 is away", || Ok(listed(&cluster.nodes[0], "n3")?.filter(|item| item["connected"] == false)))?;
+    let generic = {
+        let at = &cluster.nodes[0];
+        let token = at.cli(&["token", "create"])?.expect(0)?.stdout;
+        let (peer, data) = (at.address()?, cluster.folder().join("other").display().to_string());
+        tribune(&["join", "--peer", &peer, "--token-file", "-", "--data", &data, "--replace", "n3"], &token)?
+    };
+    ensure!(generic.code == 1 && generic.stderr.contains("token create --node n3"), "{generic:?}");
+    join(&cluster, &data, &["--replace", "n3"], "n3")?.expect(0)?;
+    // What it was is told so, and does not come back.
+    let old = cluster.node_mut("n3");
+    old.run()?;
+    eventually("the old n3 says that it was removed", || {
+        Ok(old.json(&["status"])?["problems"].to_string().contains("removed from the cluster").then_some(()))
+    })?;
+    old.kill_all()?;
+    let old_data = std::mem::replace(&mut old.data, data);
+    old.run()?;
+    let now = eventually("n3 is here again", || {
+        Ok(listed(&cluster.nodes[0], "n3")?.filter(|item| item["connected"] == true && item["peer"] != before["peer"]))
+    })?;
+    for same in ["class", "desired", "should"] {
+        ensure!(now[same] == before[same], "{same}: {now}");
+    }
+    ensure!(now["should"]["p"] == "1.0.0", "{now}");
+    eventually("it votes in the place of the one before", || {
+        Ok((with_role(&cluster.nodes[0], "voter")?.len() == 3).then_some(()))
+    })?;
+    fs::remove_dir_all(old_data)?;
+    Ok(())
+}
+
+#[test]
+fn a_voter_that_stays_away_is_replaced_and_updates_go_on() -> Result<()> {
+    let mut cluster = Cluster::start(4)?;
+    let at = cluster.nodes[0].name.clone();
+    cluster.node(&at).cli(&["cluster", "settings", "--away-after", "5s", "--standbys", "1"])?.expect(0)?;
+    let settings = cluster.node(&at).json(&["cluster", "settings"])?;
+    ensure!(settings["away_after_ms"] == 5000 && settings["standbys"] == 1, "{settings}");
+    let first = package(&cluster, "1.0.0")?;
+    install(cluster.node(&at), &first, &["n1", "n4"])?;
+    let master = cluster.master()?;
+    let gone = with_role(cluster.node(&at), "voter")?.into_iter().find(|name| *name != master && *name != at);
+    let gone = gone.context("no voter that is not the master")?;
+    cluster.node_mut(&gone).kill_all()?;
+    // Publishing goes on while who votes changes: it is refused retryably at most, which the client does not show.
+    let (mut version, mut voters) = (1, Vec::new());
+    eventually("the standby votes in its place", || {
+        version += 1;
+        let text = format!("1.{version}.0");
+        let file = package(&cluster, &text)?;
+        cluster.node(&at).cli(&["package", "publish", &file, "--timeout", "60s"])?.expect(0)?;
+        voters = with_role(cluster.node(&at), "voter")?;
+        Ok((voters.len() == 3 && !voters.contains(&gone)).then_some(()))
+    })?;
+    ensure!(voters.contains(&"n4".to_owned()), "{voters:?}");
+    let listed = cluster.node(&at).json(&["package", "list"])?;
+    ensure!(listed["count"] == version, "of {version} published there are: {listed}");
+    let last = package(&cluster, "2.0.0")?;
+    install(cluster.node(&at), &last, &["n1", "n4"])?;
+    // The new voter holds what was acknowledged before it was one.
+    let stored = cluster.node("n4").data.join("packages");
+    ensure!(stored.exists(), "n4 has no package store");
+    Ok(())
+}
