@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::cut::{Waiter, tell};
+use super::{processes, traffic};
 
 /// The longest anything is waited for.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -61,7 +62,8 @@ impl Fleet {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(args).env_remove("TRIBUNE_DATA").env_remove("TRIBUNE_PEER").env_remove("TRIBUNE_KEY").stdin(Stdio::null());
         let output = self.waiter.output(command)?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        // What is said by the way comes first: it was said while the command did its work.
+        let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
         Ok(Said { code: output.status.code().unwrap_or(-1), text })
     }
 
@@ -131,15 +133,31 @@ impl Fleet {
         done(self.tribune(&[args, &["--data", &place]].concat())?, code)
     }
 
-    /// The same, shown with what it says.
-    pub(super) fn show(&self, args: &[&str], code: i32) -> Result<()> {
+    /// The same, shown with what it says, but for the steps of nodes between the first and the last.
+    pub(super) fn show(&self, args: &[&str], code: i32) -> Result<String> {
+        self.show_where(args, code, |line| !is_step_between(line))
+    }
+
+    /// The same, shown with everything it says.
+    pub(super) fn show_all(&self, args: &[&str], code: i32) -> Result<String> {
+        self.show_where(args, code, |_| true)
+    }
+
+    fn show_where(&self, args: &[&str], code: i32, shown: impl Fn(&str) -> bool) -> Result<String> {
         let folder = self.folder.path().display().to_string() + "/";
         tell(&format!("$ tribune {}", args.join(" ").replace(&folder, "")))?;
         let text = self.run(args, code)?;
-        for line in text.lines() {
+        for line in text.lines().filter(|line| shown(line)) {
             tell(&format!("  {}", line.replace(&folder, "")))?;
         }
-        Ok(())
+        Ok(text)
+    }
+
+    /// A submission of an update that ends with this code, shown; gives the update's id.
+    pub(super) fn submit(&self, args: &[&str], code: i32) -> Result<String> {
+        let text = self.show(&[&["update", "submit"], args].concat(), code)?;
+        let update = text.lines().find_map(|line| line.strip_prefix("submitted ")).context("no update was submitted")?;
+        Ok(update.trim().to_owned())
     }
 
     fn json(&self, args: &[&str]) -> Result<Value> {
@@ -148,17 +166,30 @@ impl Fleet {
         Ok(serde_json::from_str(line)?)
     }
 
-    /// Where each node's web server listens: it says so in its log.
-    pub(super) fn web_addresses(&self) -> Result<Vec<(String, SocketAddr)>> {
-        let address = |name: &str| -> Result<SocketAddr> {
-            self.wait(&format!("the web server on {name} says where it listens"), || {
-                let log = self.json(&["process", "logs", "quotes/web", "--node", name])?;
-                let lines = log["lines"].as_array().context("no lines")?;
-                let last = lines.iter().rev().filter_map(Value::as_str).find_map(|line| line.split("listens on ").nth(1));
-                Ok(last.and_then(|address| address.trim().parse().ok()))
-            })
-        };
-        self.nodes.iter().map(|node| Ok((node.name.clone(), address(&node.name)?))).collect()
+    /// Where a process of the demo's service listens on a node: it says so in its log.
+    pub(super) fn address(&self, node: &str, process: &str) -> Result<SocketAddr> {
+        self.wait(&format!("{process} on {node} says where it listens"), || {
+            let log = self.json(&["process", "logs", process, "--node", node])?;
+            let lines = log["lines"].as_array().context("no lines")?;
+            let last = lines.iter().rev().filter_map(Value::as_str).find_map(|line| line.split("listens on ").nth(1));
+            Ok(last.and_then(|address| address.trim().parse().ok()))
+        })
+    }
+
+    /// Waits until a node's process answers so.
+    pub(super) fn answers(&self, node: &str, process: &str, what: &str) -> Result<()> {
+        let said = self.wait(&format!("{process} on {node} answers with {what:?}"), || {
+            let said = traffic::said(self.address(node, process)?);
+            Ok(said.contains(what).then_some(said))
+        })?;
+        tell(&format!("  {process} on {node} answers: {}", said.trim()))
+    }
+
+    /// Waits until an update has ended.
+    pub(super) fn has_ended(&self, update: &str) -> Result<()> {
+        self.wait(&format!("{update} has ended"), || {
+            Ok((self.json(&["update", "show", update])?["phase"] == "ended").then_some(()))
+        })
     }
 
     /// Waits until a node has changed over in this update, then kills the master's keeper and agent with SIGKILL. Gives its name.
@@ -172,12 +203,23 @@ impl Fleet {
         let node = self.nodes.iter_mut().find(|node| node.name == master).context("the master is no node of the demo")?;
         let Some(mut keeper) = node.keeper.take() else { bail!("the master does not run") };
         self.killed = Some(master.clone());
-        for agent in agents(keeper.id())? {
+        // The agent first, so that no other is started.
+        for agent in processes::agents(keeper.id())? {
             kill_process(agent, Signal::KILL)?;
         }
         keeper.kill()?;
         keeper.wait()?;
         Ok(master)
+    }
+
+    /// Kills everything of a node with SIGKILL: its keeper, its agent and what they have started. So a machine goes that loses its power.
+    pub(super) fn kill(&mut self, name: &str) -> Result<()> {
+        let node = self.nodes.iter_mut().find(|node| node.name == name).context("no such node")?;
+        if let Some(mut keeper) = node.keeper.take() {
+            keeper.kill()?;
+            keeper.wait()?;
+        }
+        processes::kill_all(&node.data)
     }
 
     fn wait<T>(&self, what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
@@ -221,14 +263,10 @@ impl Drop for Fleet {
     }
 }
 
-/// The agent of a keeper. When both are killed together it is killed first, so that no other is started.
-fn agents(keeper: u32) -> Result<Vec<Pid>> {
-    let children = fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children"))?;
-    let is_agent = |pid: &&str| {
-        let args = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        args.split(|byte| *byte == 0).nth(1) == Some(b"agent")
-    };
-    Ok(children.split_whitespace().filter(is_agent).filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect())
+/// Whether this line of `update watch` is a node's step on its way.
+fn is_step_between(line: &str) -> bool {
+    let between = ["asked", "voted", "staged", "pending", "ready", "go", "started"];
+    line.contains(": node ") && line.rsplit(": ").next().is_some_and(|last| between.contains(&last))
 }
 
 fn done(said: Said, code: i32) -> Result<String> {

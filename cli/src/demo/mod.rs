@@ -5,93 +5,52 @@
 
 mod cut;
 mod fleet;
+mod processes;
+mod shelf;
 mod traffic;
 
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::Result;
 
 pub use cut::Cut;
 use cut::{Waiter, tell};
 use fleet::Fleet;
+use shelf::{ALMANAC, QUOTES, READER, Shelf};
 use traffic::Traffic;
 
 /// How many nodes there are.
 const NODES: usize = 5;
-/// The service in two versions: description, catalogue, and the programs beside this one.
-const VERSIONS: [Version; 2] = [
-    Version {
-        number: "1",
-        description: include_str!("packages/quotes-1.toml"),
-        catalogue: include_str!("packages/catalogue-1.txt"),
-        programs: ["quoted-1", "quote-web-1"],
-    },
-    Version {
-        number: "2",
-        description: include_str!("packages/quotes-2.toml"),
-        catalogue: include_str!("packages/catalogue-2.txt"),
-        programs: ["quoted-2", "quote-web-2"],
-    },
-];
-
-struct Version {
-    number: &'static str,
-    description: &'static str,
-    catalogue: &'static str,
-    programs: [&'static str; 2],
-}
+const WEB: &str = "quotes/web";
 
 /// Tells the whole story.
 ///
 /// # Errors
 /// The step that did not go as it should, and what was seen.
 pub fn run() -> Result<()> {
-    let beside = programs()?;
+    let shelf = Shelf::find()?;
     let begun = Instant::now();
     let waiter = Rc::new(Waiter::new()?);
     say("Five nodes start on this machine; each is a keeper and an agent. They elect a master.")?;
     let mut fleet = Fleet::start(NODES, waiter.clone())?;
-    let packages = build(&fleet, &beside)?;
     let all: Vec<String> = fleet.names().iter().flat_map(|name| ["--node".to_owned(), name.clone()]).collect();
     let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    let quotes = [shelf.build(&fleet, &QUOTES[0])?, shelf.build(&fleet, &QUOTES[1])?];
 
     say("Version 1 of a small service is installed on all five: a web server, a daemon behind it, and its catalogue.")?;
-    fleet.show(&[&["update", "submit", &packages[0]], &all[..]].concat(), 0)?;
-    let traffic = Traffic::start(fleet.web_addresses()?);
+    fleet.show_all(&[&["update", "submit", &quotes[0]], &all[..]].concat(), 0)?;
+    tell("  (From here on, the steps of a node between the first and the last are left out.)")?;
+    trial(&mut fleet, &quotes[1])?;
+    let webs = fleet.names().into_iter().map(|name| Ok((name.clone(), fleet.address(&name, WEB)?))).collect::<Result<_>>()?;
+    let traffic = Traffic::start(webs);
     traffic.seen(&waiter, "web 1.0.0")?;
-
-    say("On n3 the daemon recalculates. Version 2 is submitted, and that one process vetoes: nothing changes anywhere.")?;
-    traffic.post("n3", "/recalculate")?;
-    fleet.show(&[&["update", "submit", &packages[1]], &all[..]].concat(), 3)?;
-    fleet.show(&["update", "show", "u2"], 0)?;
-
-    say(
-        "It has finished. The user has it asked again; all accept; the nodes change over one by one. In the middle the master is killed.",
-    )?;
-    traffic.post("n3", "/finish")?;
-    fleet.run(&["update", "decide", "u2", "--ask-again"], 0)?;
-    let killed = fleet.kill_master_during("u2")?;
-    say(&format!(
-        "{killed} was the master. Its services go on, another master goes on with the update, and {killed} comes back."
-    ))?;
-    fleet.run_again(&killed)?;
-    fleet.show(&["update", "watch", "u2"], 0)?;
+    one_veto(&mut fleet, &traffic, &quotes[1], &all)?;
     traffic.seen(&waiter, "web 2.0.0")?;
+    there_and_back(&fleet, &traffic, &all)?;
+    incompatible(&fleet, &shelf)?;
 
-    say(
-        "Back to version 1, by an update. The daemon on n2 recalculates and vetoes; this time the user forces it, and says why.",
-    )?;
-    traffic.post("n2", "/recalculate")?;
-    fleet.show(&[&["update", "submit", "--package", "quotes@1.0.0"], &all[..]].concat(), 3)?;
-    fleet.show(&["update", "decide", "u3", "--force", "--why", "the new catalogue has a wrong quote", "--watch"], 0)?;
-
-    say("And a regress: the nodes go back to what they had before, from their own local storage.")?;
-    fleet.show(&[&["regress"], &all[..]].concat(), 0)?;
-
-    say("What each node runs now:")?;
+    say("What each node runs now, and how the users of the service have fared since it was first installed:")?;
     fleet.show(&["node", "list"], 0)?;
     for line in traffic.stop() {
         tell(&format!("  {line}"))?;
@@ -101,44 +60,81 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
+/// An update that is not kept, and a restart of its node.
+fn trial(fleet: &mut Fleet, version: &str) -> Result<()> {
+    say("Version 2 is tried on n5: an ephemeral update. It runs, and nothing is installed.")?;
+    fleet.answers("n5", WEB, "web 1.0.0")?;
+    let trial = fleet.submit(&[version, "--node", "n5", "--ephemeral"], 0)?;
+    fleet.answers("n5", WEB, "web 2.0.0")?;
+    say("n5 loses its power: keeper, agent and services are killed with -9. Started again, it runs what is installed there.")?;
+    fleet.kill("n5")?;
+    fleet.run_again("n5")?;
+    fleet.has_ended(&trial)?;
+    fleet.show(&["update", "watch", &trial], 5)?;
+    fleet.answers("n5", WEB, "web 1.0.0")
+}
+
+/// A veto, which is asked again, and a master that dies.
+fn one_veto(fleet: &mut Fleet, traffic: &Traffic, version: &str, all: &[&str]) -> Result<()> {
+    say("On n3 the daemon recalculates. Version 2 is submitted, and that one process vetoes: nothing changes anywhere.")?;
+    traffic.post("n3", "/recalculate")?;
+    let update = fleet.submit(&[&[version], all].concat(), 3)?;
+    fleet.show(&["update", "show", &update], 0)?;
+
+    say(
+        "It has finished. The user has it asked again; all accept; the nodes change over one by one. In the middle the master is killed.",
+    )?;
+    traffic.post("n3", "/finish")?;
+    fleet.run(&["update", "decide", &update, "--ask-again"], 0)?;
+    let killed = fleet.kill_master_during(&update)?;
+    say(&format!(
+        "{killed} was the master. Its services go on, another master goes on with the update, and {killed} comes back."
+    ))?;
+    fleet.run_again(&killed)?;
+    fleet.show(&["update", "watch", &update], 0)?;
+    Ok(())
+}
+
+/// An update that is forced, and a regress.
+fn there_and_back(fleet: &Fleet, traffic: &Traffic, all: &[&str]) -> Result<()> {
+    say(
+        "Back to version 1, by an update. The daemon on n2 recalculates and vetoes; this time the user forces it, and says why.",
+    )?;
+    traffic.post("n2", "/recalculate")?;
+    let update = fleet.submit(&[&["--package", "quotes@1.0.0"], all].concat(), 3)?;
+    fleet.show(&["update", "decide", &update, "--force", "--why", "the new catalogue has a wrong quote", "--watch"], 0)?;
+
+    say("And a regress: the nodes go back to what they had before, from their own local storage.")?;
+    fleet.show(&[&["regress"], all].concat(), 0)?;
+    Ok(())
+}
+
+/// A class of nodes, and an API that changes under who uses it.
+fn incompatible(fleet: &Fleet, shelf: &Shelf) -> Result<()> {
+    let almanac = [shelf.build(fleet, &ALMANAC[0])?, shelf.build(fleet, &ALMANAC[1])?];
+    say("n1 gets an almanac. n2 and n4 are made a class of nodes, and the class gets a reader, which asks the almanac on n1.")?;
+    fleet.submit(&[&almanac[0], "--node", "n1"], 0)?;
+    let address = fleet.address("n1", "almanac/almanacd")?.to_string();
+    let readers = [shelf.build_asking(fleet, &READER[0], &address)?, shelf.build_asking(fleet, &READER[1], &address)?];
+    fleet.show(&["class", "set", "readers", "--add", "n2", "--add", "n4"], 0)?;
+    fleet.submit(&[&readers[0], "--class", "readers", "--strategy", "together"], 0)?;
+    fleet.answers("n2", "reader/reader", "(web 1.0.0)")?;
+
+    say("The almanac's next version has another API, and would leave both readers without one. The plan refuses it.")?;
+    fleet.show(&["update", "submit", &almanac[1], "--node", "n1"], 8)?;
+    say("The user accepts that, by the API's name: it is done, and what is not met is found, from what is really installed.")?;
+    let update = fleet.submit(&[&almanac[1], "--node", "n1", "--accept-discrepancy", "almanac.api"], 4)?;
+    fleet.answers("n2", "reader/reader", "404")?;
+    fleet.show(&["check"], 4)?;
+
+    say("It is repaired: the class gets the reader that goes with the new API.")?;
+    fleet.submit(&[&readers[1], "--class", "readers", "--strategy", "together"], 0)?;
+    fleet.answers("n4", "reader/reader", "(web 2.0.0)")?;
+    fleet.show(&["check"], 0)?;
+    fleet.show(&["update", "show", &update], 0)?;
+    Ok(())
+}
+
 fn say(text: &str) -> Result<()> {
     tell(&format!("\n== {text}"))
-}
-
-/// The folder of this program, with the service's programs in it.
-fn programs() -> Result<PathBuf> {
-    let here = std::env::current_exe()?;
-    let beside = here.parent().context("this program has no folder")?;
-    for program in VERSIONS.iter().flat_map(|version| version.programs) {
-        let program = beside.join(program);
-        ensure!(
-            program.is_file(),
-            "{} is not there; build the whole workspace with `make build`, and run the program that it makes where it is",
-            program.display()
-        );
-    }
-    Ok(beside.to_owned())
-}
-
-/// Builds both packages from the programs in this folder; gives their files.
-fn build(fleet: &Fleet, beside: &Path) -> Result<Vec<String>> {
-    VERSIONS.iter().map(|version| build_one(version, beside, fleet)).collect()
-}
-
-fn build_one(version: &Version, beside: &Path, fleet: &Fleet) -> Result<String> {
-    let folder = fleet.folder();
-    let source = folder.join(format!("quotes-{}", version.number));
-    fs::create_dir_all(&source)?;
-    fs::write(source.join("tribune.toml"), version.description)?;
-    fs::write(source.join(format!("catalogue-{}.txt", version.number)), version.catalogue)?;
-    for program in version.programs {
-        fs::copy(beside.join(program), source.join(program))?;
-    }
-    let file = folder.join(format!("quotes-{}.tpkg", version.number)).display().to_string();
-    let description = source.join("tribune.toml").display().to_string();
-    let built = fleet.tribune(&["package", "build", "--manifest", &description, "-o", &file])?;
-    if built.code != 0 {
-        bail!("the package could not be built: {}", built.text);
-    }
-    Ok(file)
 }

@@ -109,6 +109,11 @@ impl Counts {
     }
 }
 
+/// What a server answers to its front page, or why it does not.
+pub(super) fn said(address: SocketAddr) -> String {
+    ask(address, "GET", "/").unwrap_or_else(|error| format!("{error:#}"))
+}
+
 /// One request on a connection of its own; gives the answer's body.
 fn ask(address: SocketAddr, method: &str, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, LIMIT)?;

@@ -12,9 +12,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-/// Where `quoted` says where it listens, so that `web` finds it: beside the process socket of their node.
-fn quoted_address_file() -> Result<PathBuf> {
+/// Where a daemon of this name says where it listens, so that others find it: beside the process socket of their node.
+fn address_file(name: &str) -> Result<PathBuf> {
     let socket =
         std::env::var_os("TRIBUNE_SOCKET").context("TRIBUNE_SOCKET is not set: this program is started by a Tribune node")?;
-    Ok(PathBuf::from(socket).with_file_name("quoted.address"))
+    Ok(PathBuf::from(socket).with_file_name(format!("{name}.address")))
 }

@@ -1,8 +1,8 @@
 //! The daemon: gives out quotes from its catalogue, and objects to updates while it recalculates.
 //!
-//! `GET /quote` answers with a quote; `POST /recalculate` begins a recalculation, `POST /finish` ends it.
+//! `GET /quote` (or the path it was told) answers with a quote; `POST /recalculate` begins a recalculation, `POST /finish` ends it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -14,6 +14,7 @@ use crate::serve::{self, Leave, text};
 
 struct Daemon {
     version: &'static str,
+    path: String,
     quotes: Vec<String>,
     next: AtomicUsize,
     busy: AtomicBool,
@@ -41,15 +42,16 @@ impl Handler for Opinion {
 
 /// Runs until the node stops it.
 pub fn run(version: &'static str) -> Result<()> {
-    let quotes = read_catalogue()?;
-    let daemon = Arc::new(Daemon { version, quotes, next: AtomicUsize::new(0), busy: AtomicBool::new(false) });
+    let Options { catalogue, name, path } = options()?;
+    let quotes = read_catalogue(&catalogue)?;
+    let daemon = Arc::new(Daemon { version, path, quotes, next: AtomicUsize::new(0), busy: AtomicBool::new(false) });
     let listener = serve::socket()?;
     let address = listener.local_addr()?;
-    let file = crate::quoted_address_file()?;
+    let file = crate::address_file(&name)?;
     let fresh = file.with_extension(format!("{}", std::process::id()));
     std::fs::write(&fresh, address.to_string())?;
     std::fs::rename(&fresh, &file)?;
-    println!("quoted {version} listens on {address}");
+    println!("{name} {version} listens on {address}");
     let (server, leave) = serve::server();
     let _session = Process::connect()?.version(version).serve(Opinion { daemon: daemon.clone(), leave })?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -59,13 +61,31 @@ pub fn run(version: &'static str) -> Result<()> {
     }))
 }
 
-fn read_catalogue() -> Result<Vec<String>> {
+/// What it was told when it was started.
+struct Options {
+    catalogue: PathBuf,
+    name: String,
+    path: String,
+}
+
+fn options() -> Result<Options> {
+    let (mut catalogue, mut name, mut path) = (None, "quoted".to_owned(), "/quote".to_owned());
     let mut args = std::env::args().skip(1);
-    let (Some("--catalogue"), Some(file)) = (args.next().as_deref(), args.next()) else {
-        bail!("usage: quoted --catalogue FILE")
-    };
-    let file = PathBuf::from(file);
-    let text = std::fs::read_to_string(&file).with_context(|| format!("reading the catalogue {}", file.display()))?;
+    loop {
+        match (args.next().as_deref(), args.next()) {
+            (Some("--catalogue"), Some(file)) => catalogue = Some(PathBuf::from(file)),
+            (Some("--name"), Some(given)) => name = given,
+            (Some("--path"), Some(given)) => path = given,
+            (None, _) => break,
+            _ => bail!("usage: quoted --catalogue FILE [--name NAME] [--path PATH]"),
+        }
+    }
+    let catalogue = catalogue.context("name the catalogue with --catalogue FILE")?;
+    Ok(Options { catalogue, name, path })
+}
+
+fn read_catalogue(file: &Path) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("reading the catalogue {}", file.display()))?;
     let quotes: Vec<String> = text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect();
     if quotes.is_empty() {
         bail!("the catalogue {} has no quotes", file.display());
@@ -76,7 +96,7 @@ fn read_catalogue() -> Result<Vec<String>> {
 impl Daemon {
     fn answer(&self, method: &Method, path: &str) -> serve::Answer {
         match (method, path) {
-            (&Method::GET, "/quote") => {
+            (&Method::GET, path) if path == self.path => {
                 let at = self.next.fetch_add(1, Ordering::SeqCst) % self.quotes.len();
                 text(StatusCode::OK, format!("{} (quoted {})", self.quotes[at], self.version))
             }
@@ -88,7 +108,7 @@ impl Daemon {
                 self.busy.store(false, Ordering::SeqCst);
                 text(StatusCode::OK, "idle")
             }
-            _ => text(StatusCode::NOT_FOUND, "try GET /quote, POST /recalculate or POST /finish"),
+            _ => text(StatusCode::NOT_FOUND, format!("try GET {}, POST /recalculate or POST /finish", self.path)),
         }
     }
 }
