@@ -13,7 +13,7 @@ pub enum Exit {
     Error,
     /// The arguments are wrong.
     Usage,
-    /// The update was vetoed or is held, and waits for a decision.
+    /// The update was vetoed, is held or paused, and waits for a user.
     Undecided,
     /// The update is done, and needs are not met.
     Discrepancies,
@@ -61,7 +61,7 @@ impl Exit {
     /// What it means for who watches an update that it has come to this; `None`: it goes on by itself.
     pub fn at(update: &Update) -> Option<Self> {
         match &update.phase {
-            Phase::Vetoed | Phase::Held { .. } => Some(Exit::Undecided),
+            Phase::Vetoed | Phase::Held { .. } | Phase::Paused { .. } => Some(Exit::Undecided),
             Phase::Unpersisted if update.discrepancies.is_empty() => Some(Exit::Done),
             Phase::Unpersisted => Some(Exit::Discrepancies),
             Phase::Ended { outcome } => Some(Exit::of(*outcome)),
@@ -101,6 +101,7 @@ mod tests {
             (ended(Outcome::RegressFailed), Some(9)),
             (Phase::Vetoed, Some(3)),
             (Phase::Held { wave: 0 }, Some(3)),
+            (Phase::Paused { wave: 0, by: "ada".into() }, Some(3)),
             (Phase::Asking, None),
             (Phase::Wave { wave: 2 }, None),
             (Phase::Unpersisted, Some(0)),

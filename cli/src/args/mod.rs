@@ -23,7 +23,7 @@ pub use update::{DecideArgs, PlanArgs, RegressArgs, SubmitArgs, TargetArgs, Upda
 /// Where a node keeps its data if nothing else is said.
 pub const DEFAULT_DATA: &str = "/var/lib/tribune";
 
-const AFTER: &str = "Exit codes: 0 done, 1 error, 2 wrong arguments, 3 vetoed or held and waiting for a decision, \
+const AFTER: &str = "Exit codes: 0 done, 1 error, 2 wrong arguments, 3 vetoed, held or paused and waiting for a user, \
     4 completed with discrepancies, 5 regressed, 6 aborted, 7 no master or no answer in time, 8 blocked by the plan, 9 regress failed.";
 
 /// Rolls new software out over a fleet of nodes while it keeps working. Every running process may object first.

@@ -60,6 +60,19 @@ pub enum UpdateCommand {
         #[arg(long)]
         watch: bool,
     },
+    /// Let no further node begin to change over; those that have begun finish
+    Pause {
+        /// The update, such as u7
+        update: UpdateId,
+    },
+    /// Let a paused update go on
+    Resume {
+        /// The update, such as u7
+        update: UpdateId,
+        /// Follow the update afterwards, as `update watch` does
+        #[arg(long)]
+        watch: bool,
+    },
     /// Call an update off: what has changed goes back
     Cancel {
         /// The update, such as u7
@@ -92,7 +105,7 @@ pub struct UpdateOptionArgs {
     /// What happens when a node fails after the first changeover
     #[arg(long, value_enum, default_value_t)]
     pub on_failure: OnFailureArg,
-    /// How long a veto waits for a decision
+    /// How long a vetoed, held or paused update waits for a user
     #[arg(long, value_name = "TIME", default_value = "7d", value_parser = span)]
     pub decide_within: Span,
     /// How long processes may defer, all in all

@@ -44,6 +44,16 @@ pub async fn update(context: &mut Context, command: UpdateCommand) -> Done {
             show_done(context, &format!("{update} is called off; what has changed goes back"));
             Ok(Exit::Done)
         }
+        UpdateCommand::Pause { update } => {
+            context.order(UserCommand::Pause { update }).await?;
+            show_done(context, &format!("{update} is paused: no further node begins to change over"));
+            Ok(Exit::Done)
+        }
+        UpdateCommand::Resume { update, watch } => {
+            context.order(UserCommand::Resume { update }).await?;
+            show_done(context, &format!("{update} goes on"));
+            if watch { watch::watch(context, update).await } else { Ok(Exit::Done) }
+        }
         UpdateCommand::Persist { update, watch } => {
             context.update(update, None).await?;
             context.order(UserCommand::Persist { update }).await?;

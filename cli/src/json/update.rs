@@ -63,6 +63,7 @@ fn phase(phase: &Phase) -> (String, Option<u32>, Option<&'static str>) {
         Phase::Distributing => ("distributing", None, None),
         Phase::Wave { wave } => ("wave", Some(wave + 1), None),
         Phase::Held { wave } => ("held", Some(wave + 1), None),
+        Phase::Paused { wave, .. } => ("paused", Some(wave + 1), None),
         Phase::Verifying => ("verifying", None, None),
         Phase::Unpersisted => ("unpersisted", None, None),
         Phase::Persisting => ("persisting", None, None),
@@ -228,6 +229,7 @@ impl WaitingView {
             WaitingFor::Changeover { nodes } => {
                 ("changeover", vec![], nodes.iter().map(|(name, _)| name.to_string()).collect(), vec![])
             }
+            WaitingFor::Resume { left, .. } => ("resume", vec![], names(left), vec![]),
             WaitingFor::Check => ("check", vec![], vec![], vec![]),
             WaitingFor::Persist { nodes } => ("persist", vec![], names(nodes), vec![]),
             WaitingFor::Installing { nodes } => ("installing", vec![], names(nodes), vec![]),

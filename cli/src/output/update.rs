@@ -71,8 +71,11 @@ pub fn waiting(info: &UpdateInfo) -> String {
         if matches!(info.update.phase, Phase::Vetoed) && about.is_empty() {
             text.push_str("  - the vetoes have lapsed: those processes are gone; --ask-again goes on\n");
         }
+    }
+    if info.update.phase.waits_for_user() {
         let within = info.update.request.options.decide_within;
-        let then = if matches!(info.update.phase, Phase::Held { .. }) { "goes back" } else { "is aborted" };
+        let changed = info.update.nodes.values().any(|node| node.changed);
+        let then = if changed { "goes back" } else { "is aborted" };
         text.push_str(&format!("undecided, it {then} {} after that\n", words::span(within)));
     }
     if !waiting.can.is_empty() {
@@ -93,6 +96,14 @@ pub fn waiting_for(waiting: &WaitingFor) -> String {
         WaitingFor::Staging { nodes } => format!("modules to be fetched and staged on {}", list(nodes)),
         WaitingFor::Changeover { nodes } => {
             format!("changeover on {}", list(nodes.iter().map(|(node, step)| format!("{node} ({step})"))))
+        }
+        WaitingFor::Resume { left, finishing } => {
+            let left = if left.is_empty() { "the check".into() } else { list(left) };
+            let finishing = match finishing.as_slice() {
+                [] => String::new(),
+                nodes => format!("; {} still changes over", list(nodes.iter().map(|(node, step)| format!("{node} ({step})")))),
+            };
+            format!("somebody to resume it, which leaves {left}{finishing}")
         }
         WaitingFor::Check => "the master's check of what is installed".into(),
         WaitingFor::Persist { nodes } => format!("somebody to persist what runs on {}, or to take it back", list(nodes)),

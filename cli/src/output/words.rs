@@ -102,6 +102,7 @@ pub fn phase(update: &Update) -> String {
         Phase::Queued { behind } if !behind.is_empty() => format!("queued behind {}", list(behind)),
         Phase::Vetoed => "vetoed, waits for a decision".into(),
         Phase::Held { .. } => "held, waits for a decision".into(),
+        Phase::Paused { by, .. } => format!("paused by {}", clean(by)),
         Phase::Unpersisted => "unpersisted, runs until the nodes are restarted".into(),
         phase => phase.to_string(),
     }

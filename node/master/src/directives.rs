@@ -84,7 +84,8 @@ fn want(update: &Update, name: &NodeName, node: &NodeProgress) -> Want {
         Phase::Asking | Phase::Vetoed => Want::Hold,
         Phase::Distributing if node.step < Step::Staged => Want::Staged,
         Phase::Distributing => Want::Hold,
-        Phase::Wave { wave } => in_wave(update, *wave, name, node),
+        Phase::Paused { .. } if node.step < Step::Go => Want::Hold,
+        Phase::Wave { wave } | Phase::Paused { wave, .. } => in_wave(update, *wave, name, node),
         Phase::Ended { outcome } => Want::Ended { outcome: *outcome, reason: update.reason.clone() },
         // Others go on; this node is free for what comes next.
         _ if update.over_for(name) => {

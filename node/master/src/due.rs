@@ -27,7 +27,7 @@ pub fn due(record: &Record, liveness: &Liveness, now: MasterClock, master: Optio
         commands.extend(match &update.phase {
             Phase::Queued { .. } => its_turn(record, update, liveness, now, master),
             Phase::Wave { wave } => go(update, *wave, liveness, now),
-            Phase::Vetoed | Phase::Held { .. } => undecided(update, liveness, now),
+            Phase::Vetoed | Phase::Held { .. } | Phase::Paused { .. } => undecided(update, liveness, now),
             Phase::Verifying => Some(MasterCommand::Verified { update: update.id, discrepancies: verdict(record, update) }),
             _ => None,
         });

@@ -81,7 +81,7 @@ impl Liveness {
     /// after every change of the record, before [`due`](crate::due()).
     pub fn observe(&mut self, record: &Record, now: MasterClock) {
         let counts =
-            |update: &&Update| matches!(update.phase, Phase::Vetoed | Phase::Held { .. } | Phase::Persisting | Phase::Regressing);
+            |update: &&Update| update.phase.waits_for_user() || matches!(update.phase, Phase::Persisting | Phase::Regressing);
         let counting: BTreeMap<UpdateId, Timestamp> =
             record.updates().values().filter(counts).map(|update| (update.id, update.since)).collect();
         self.phases.retain(|id, clock| counting.get(id) == Some(&clock.since));

@@ -86,6 +86,8 @@ impl Reign {
             | UserCommand::Decide { .. }
             | UserCommand::Cancel { .. }
             | UserCommand::Persist { .. }
+            | UserCommand::Pause { .. }
+            | UserCommand::Resume { .. }
             | UserCommand::RemoveClass { .. }
             | UserCommand::RemoveNode { .. }
             | UserCommand::SetVoter { .. }

@@ -247,6 +247,16 @@ pub enum UserCommand {
         /// Which.
         update: UpdateId,
     },
+    /// Let no further node begin to change over.
+    Pause {
+        /// Which.
+        update: UpdateId,
+    },
+    /// Let a paused update go on.
+    Resume {
+        /// Which.
+        update: UpdateId,
+    },
     /// Add a principal, or change its role.
     SetPrincipal {
         /// Its key.
@@ -281,7 +291,9 @@ impl UserCommand {
             | UserCommand::Submit { .. }
             | UserCommand::Decide { .. }
             | UserCommand::Cancel { .. }
-            | UserCommand::Persist { .. } => Role::Operator,
+            | UserCommand::Persist { .. }
+            | UserCommand::Pause { .. }
+            | UserCommand::Resume { .. } => Role::Operator,
         }
     }
 }

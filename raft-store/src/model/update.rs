@@ -202,6 +202,13 @@ pub enum Phase {
         /// The wave it stopped in.
         wave: u32,
     },
+    /// A user stopped it in the middle: no further node begins to change over until somebody resumes it.
+    Paused {
+        /// The wave it stopped in.
+        wave: u32,
+        /// Who stopped it.
+        by: String,
+    },
     /// All changed over: the master checks what is installed.
     Verifying,
     /// Everything runs, and nothing of it is installed: it waits for a user who persists it or takes it back.
@@ -222,6 +229,11 @@ impl Phase {
     pub fn ended(&self) -> bool {
         matches!(self, Phase::Ended { .. })
     }
+
+    /// Whether it waits for a user, and not for longer than was said when it was submitted.
+    pub fn waits_for_user(&self) -> bool {
+        matches!(self, Phase::Vetoed | Phase::Held { .. } | Phase::Paused { .. })
+    }
 }
 
 impl fmt::Display for Phase {
@@ -234,6 +246,7 @@ impl fmt::Display for Phase {
             Phase::Distributing => "distributing",
             Phase::Wave { wave } => return f.pad(&format!("wave {}", wave + 1)),
             Phase::Held { .. } => "held",
+            Phase::Paused { .. } => "paused",
             Phase::Verifying => "verifying",
             Phase::Unpersisted => "unpersisted",
             Phase::Persisting => "persisting",

@@ -93,6 +93,8 @@ impl Record {
             }
             UserCommand::Cancel { update } => self.cancel(at, update, &author),
             UserCommand::Persist { update } => self.persist(at, update, &author),
+            UserCommand::Pause { update } => self.pause(at, update, &author),
+            UserCommand::Resume { update } => self.resume(at, update, &author),
         }
     }
 

@@ -129,8 +129,8 @@ impl Record {
             }
             Phase::Vetoed if !all_voted => self.enter(at, id, Phase::Asking),
             Phase::Distributing if vetoed => self.back_to_vetoed(at, id),
-            Phase::Wave { .. } if vetoed && !changed => self.back_to_vetoed(at, id),
-            Phase::Wave { wave } if vetoed => self.enter(at, id, Phase::Held { wave }),
+            Phase::Wave { .. } | Phase::Paused { .. } if vetoed && !changed => self.back_to_vetoed(at, id),
+            Phase::Wave { wave } | Phase::Paused { wave, .. } if vetoed => self.enter(at, id, Phase::Held { wave }),
             _ => Ok(()),
         }
     }
@@ -305,8 +305,10 @@ impl Record {
             Phase::Verifying if update.nodes.values().any(|node| node.step == Step::Persisted) => Ok(()),
             Phase::Verifying if changed && on_failure == OnFailure::RegressNode => Ok(()),
             _ if !changed => self.end(at, id, Outcome::Aborted, Some(why.to_owned())),
-            Phase::Wave { .. } if on_failure == OnFailure::RegressNode => self.when_wave_done(at, id),
-            Phase::Wave { wave } if on_failure == OnFailure::Hold => self.enter(at, id, Phase::Held { wave }),
+            Phase::Wave { .. } | Phase::Paused { .. } if on_failure == OnFailure::RegressNode => self.when_wave_done(at, id),
+            Phase::Wave { wave } | Phase::Paused { wave, .. } if on_failure == OnFailure::Hold => {
+                self.enter(at, id, Phase::Held { wave })
+            }
             // A user decides about this failure too.
             Phase::Held { .. } if on_failure != OnFailure::RegressAll => Ok(()),
             _ => self.go_back(at, id, why),
@@ -332,8 +334,9 @@ impl Record {
         self.when_all_back(at, id)
     }
 
-    pub(super) fn go_on_after_hold(&mut self, at: At, id: UpdateId) -> Result<(), Rejection> {
-        let Phase::Held { wave } = self.update(id)?.phase else { return Err(Rejection::Outdated) };
+    /// A held or paused update goes on where it stopped.
+    pub(super) fn go_on(&mut self, at: At, id: UpdateId) -> Result<(), Rejection> {
+        let (Phase::Held { wave } | Phase::Paused { wave, .. }) = self.update(id)?.phase else { return Err(Rejection::Outdated) };
         self.enter(at, id, Phase::Wave { wave })?;
         self.when_wave_done(at, id)
     }

@@ -45,6 +45,13 @@ pub enum WaitingFor {
         /// Which, with their step.
         nodes: Vec<(NodeName, Step)>,
     },
+    /// A user who resumes it.
+    Resume {
+        /// The nodes that have not begun to change over.
+        left: Vec<NodeName>,
+        /// Those that still finish, with their step.
+        finishing: Vec<(NodeName, Step)>,
+    },
     /// The master's check of what is installed.
     Check,
     /// A user who persists what runs, or takes it back.
@@ -94,7 +101,13 @@ impl Record {
                     let step = update.nodes.get(&name)?.step;
                     (step < Step::Settled).then_some((name, step))
                 });
-                (WaitingFor::Changeover { nodes: nodes.collect() }, vec![cancel])
+                (WaitingFor::Changeover { nodes: nodes.collect() }, vec![format!("tribune update pause {}", update.id), cancel])
+            }
+            Phase::Paused { .. } => {
+                let finishing = update.nodes.iter().filter(|(_, node)| matches!(node.step, Step::Go | Step::Started));
+                let finishing = finishing.map(|(name, node)| (name.clone(), node.step)).collect();
+                let resume = format!("tribune update resume {}", update.id);
+                (WaitingFor::Resume { left: below(Step::Go), finishing }, vec![resume, cancel])
             }
             Phase::Held { .. } => {
                 (WaitingFor::Decision { about: failures(update) }, vec![decide("--force --why TEXT"), decide("--abort")])

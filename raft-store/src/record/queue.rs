@@ -65,7 +65,7 @@ impl Record {
             _ if empty && changed => self.end(at, holder, Outcome::Regressed, Some(why())),
             _ if empty => self.end(at, holder, Outcome::Aborted, Some(why())),
             // Its changeover there was for nothing: a user decides what becomes of the rest.
-            Phase::Wave { wave } if changed => self.enter(at, holder, Phase::Held { wave }),
+            Phase::Wave { wave } | Phase::Paused { wave, .. } if changed => self.enter(at, holder, Phase::Held { wave }),
             _ => self.work_out(at, holder),
         }
     }

@@ -171,6 +171,7 @@ impl Record {
         match (&update.phase, &decision) {
             (Phase::Vetoed, _) | (Phase::Held { .. }, Decision::Abort | Decision::Force { .. }) => {}
             (Phase::Held { .. }, _) => return Err(phase("it can go on (--force) or go back (--abort)")),
+            (Phase::Paused { .. }, _) => return Err(phase("it can be resumed or cancelled")),
             _ => return Err(phase("there is nothing to decide")),
         }
         if seen != update.ballot_revision {
@@ -195,7 +196,7 @@ impl Record {
         match decision {
             Decision::Abort if held => self.go_back(at, id, "a user decided so")?,
             Decision::Abort => self.end(at, id, Outcome::Aborted, Some("a user decided so".into()))?,
-            Decision::Force { .. } if held => self.go_on_after_hold(at, id)?,
+            Decision::Force { .. } if held => self.go_on(at, id)?,
             Decision::AskAgain => {
                 self.enter(at, id, Phase::Asking)?;
                 self.count_ballots(at, id)?;
@@ -211,9 +212,12 @@ impl Record {
             return Err(Rejection::Outdated);
         }
         let why = format!("nobody decided within {}", update.request.options.decide_within);
+        let changed = update.nodes.values().any(|node| node.changed);
         match update.phase {
             Phase::Vetoed => self.end(at, id, Outcome::Aborted, Some(why))?,
             Phase::Held { .. } => self.go_back(at, id, &why)?,
+            Phase::Paused { .. } if changed => self.go_back(at, id, &why)?,
+            Phase::Paused { .. } => self.end(at, id, Outcome::Aborted, Some(why))?,
             _ => return Err(Rejection::Outdated),
         }
         Ok(Accepted::Done)
@@ -231,6 +235,38 @@ impl Record {
             _ if changed => self.go_back(at, id, &why)?,
             _ => self.end(at, id, Outcome::Aborted, Some(why))?,
         }
+        Ok(Accepted::Update { update: id })
+    }
+
+    /// No further node is to begin its changeover.
+    pub(super) fn pause(&mut self, at: At, id: UpdateId, by: &Author) -> Response {
+        let update = self.update(id)?;
+        let why = match update.phase {
+            Phase::Wave { wave } => {
+                self.note(at, EventKind::Decision, About::update(id), format!("{} paused {id}", by.name));
+                self.enter(at, id, Phase::Paused { wave, by: by.name.clone() })?;
+                return Ok(Accepted::Update { update: id });
+            }
+            Phase::Paused { .. } => "it is paused already",
+            Phase::Held { .. } => "nothing goes on until somebody decides",
+            Phase::Queued { .. } | Phase::Planned | Phase::Asking | Phase::Vetoed | Phase::Distributing => {
+                "no node changes over yet; it can be paused while nodes do, and cancelled at any time"
+            }
+            Phase::Verifying | Phase::Unpersisted | Phase::Persisting => "every node has changed over",
+            Phase::Regressing | Phase::Ended { .. } => "there is nothing to pause",
+        };
+        Err(Rejection::Phase { update: id, phase: update.phase.to_string(), why: why.into() })
+    }
+
+    /// A paused update goes on.
+    pub(super) fn resume(&mut self, at: At, id: UpdateId, by: &Author) -> Response {
+        let update = self.update(id)?;
+        if !matches!(update.phase, Phase::Paused { .. }) {
+            let phase = update.phase.to_string();
+            return Err(Rejection::Phase { update: id, phase, why: "only a paused update can be resumed".into() });
+        }
+        self.note(at, EventKind::Decision, About::update(id), format!("{} resumed {id}", by.name));
+        self.go_on(at, id)?;
         Ok(Accepted::Update { update: id })
     }
 

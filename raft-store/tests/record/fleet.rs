@@ -238,6 +238,11 @@ impl Fleet {
     /// A ready node changes over and settles.
     pub fn change_over(&mut self, update: UpdateId, name: &str) {
         self.tell(MasterCommand::Go { update, nodes: nodes(&[name]) }).unwrap();
+        self.settle(update, name);
+    }
+
+    /// A node that may go starts and settles.
+    pub fn settle(&mut self, update: UpdateId, name: &str) {
         self.report(update, name, NodeReport::Started).unwrap();
         let plan = self.update(update).plan.clone().unwrap();
         let current = self.generation(name, &plan.nodes[&node(name)]);

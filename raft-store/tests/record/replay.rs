@@ -39,6 +39,8 @@ enum Act {
     Decide { update: u8, what: u8 },
     Cancel { update: u8 },
     Persist { update: u8 },
+    Pause { update: u8 },
+    Resume { update: u8 },
     Verified { update: u8, discrepancy: bool },
     Checked { discrepancy: bool, old: bool },
     Expired { update: u8, days: u8 },
@@ -68,7 +70,9 @@ fn act() -> impl Strategy<Value = Act> {
         2 => (update.clone(), 0..5_u8).prop_map(|(update, what)| Act::Decide { update, what }),
         1 => submit().prop_map(Act::Submit),
         1 => update.clone().prop_map(|update| Act::Cancel { update }),
-        1 => update.prop_map(|update| Act::Persist { update }),
+        1 => update.clone().prop_map(|update| Act::Persist { update }),
+        2 => update.clone().prop_map(|update| Act::Pause { update }),
+        2 => update.prop_map(|update| Act::Resume { update }),
         1 => (node, flag).prop_map(|(node, add)| Act::Class { node, add }),
     ]
 }
@@ -209,6 +213,8 @@ fn entry(fleet: &mut Fleet, app: &Manifest, act: &Act, last: Option<&Entry>) -> 
             fleet.signed(order, Some(Evidence::Plan(plan)))
         }
         Act::Persist { update: id } => fleet.signed(UserCommand::Persist { update: update(id) }, None),
+        Act::Pause { update: id } => fleet.signed(UserCommand::Pause { update: update(id) }, None),
+        Act::Resume { update: id } => fleet.signed(UserCommand::Resume { update: update(id) }, None),
         Act::Cancel { update: id } => fleet.signed(UserCommand::Cancel { update: update(id) }, None),
         Act::Verified { update: id, discrepancy } => {
             let discrepancies = discrepancy.then(unmet).into_iter().collect();
@@ -274,7 +280,7 @@ fn check(record: &Record) -> Result<(), TestCaseError> {
             prop_assert!(update.nodes.values().all(|node| !node.changed), "a node changed over before all had staged");
         }
         let vetoed = update.nodes.values().any(|node| node.ballots.iter().any(|ballot| ballot.standing_veto().is_some()));
-        if matches!(update.phase, Phase::Distributing | Phase::Wave { .. }) {
+        if matches!(update.phase, Phase::Distributing | Phase::Wave { .. } | Phase::Paused { .. }) {
             prop_assert!(!vetoed, "a veto that stands did not stop it");
         }
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 use tribune_raft_store::command::{Body, Evidence, MasterCommand, Rejection, UserCommand};
 use tribune_raft_store::model::*;
+use tribune_raft_store::record::WaitingFor;
 
 use crate::fleet::{Fleet, accepts, install, manifest, node, nodes, process, vetoes};
 
@@ -298,6 +299,87 @@ fn a_late_veto_after_the_first_changeover_holds_it() {
             assert_eq!(*fleet.phase(id), ended(Outcome::Regressed));
         }
     }
+}
+
+/// An update of which `b` has changed over and `c` has its go.
+fn in_the_middle() -> (Fleet, UpdateId) {
+    let (mut fleet, request, plan) = fleet();
+    let id = fleet.submit(request, plan);
+    all_accept(&mut fleet, id);
+    all_staged(&mut fleet, id);
+    fleet.become_ready(id, "b");
+    fleet.change_over(id, "b");
+    fleet.become_ready(id, "c");
+    fleet.tell(MasterCommand::Go { update: id, nodes: nodes(&["c"]) }).unwrap();
+    (fleet, id)
+}
+
+#[test]
+fn a_paused_update_finishes_what_has_begun_and_goes_on_when_it_is_resumed() {
+    let (mut fleet, id) = in_the_middle();
+    fleet.order(UserCommand::Pause { update: id }, None).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Paused { wave: 1, by: "ada".into() });
+    let waiting = fleet.record.waiting(fleet.update(id)).unwrap();
+    assert_eq!(waiting.waiting_for, WaitingFor::Resume { left: vec![node("a")], finishing: vec![(node("c"), Step::Go)] });
+    assert_eq!(waiting.can, ["tribune update resume u1", "tribune update cancel u1"]);
+    let again = fleet.order(UserCommand::Pause { update: id }, None);
+    assert!(again.unwrap_err().to_string().contains("paused already"));
+    assert_eq!(fleet.tell(MasterCommand::Go { update: id, nodes: nodes(&["a"]) }), Err(Rejection::Outdated));
+
+    fleet.settle(id, "c");
+    assert_eq!(*fleet.phase(id), Phase::Paused { wave: 1, by: "ada".into() }, "the next wave does not begin");
+    fleet.order(UserCommand::Resume { update: id }, None).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Wave { wave: 2 });
+    let again = fleet.order(UserCommand::Resume { update: id }, None);
+    assert!(matches!(again, Err(Rejection::Phase { .. })), "{again:?}");
+    fleet.become_ready(id, "a");
+    fleet.change_over(id, "a");
+    fleet.tell(MasterCommand::Verified { update: id, discrepancies: Vec::new() }).unwrap();
+    assert_eq!(*fleet.phase(id), ended(Outcome::Completed));
+    assert_eq!(fleet.update(id).reason, None);
+}
+
+#[test]
+fn a_paused_update_is_cancelled_fails_and_is_vetoed_like_one_that_goes_on_and_goes_back_when_nobody_resumes_it() {
+    let paused = || {
+        let (mut fleet, id) = in_the_middle();
+        fleet.order(UserCommand::Pause { update: id }, None).unwrap();
+        (fleet, id)
+    };
+    let (mut fleet, id) = paused();
+    fleet.order(UserCommand::Cancel { update: id }, None).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Regressing);
+
+    let (mut fleet, id) = paused();
+    let report = NodeReport::Regressed { current: Generation::default(), why: Some("unhealthy".into()) };
+    fleet.report(id, "c", report).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Regressing);
+
+    let (mut fleet, id) = paused();
+    fleet.vote(id, "a", &[vetoes(process("svc", 1), "wait")]);
+    assert_eq!(*fleet.phase(id), Phase::Held { wave: 1 });
+
+    let (mut fleet, id) = paused();
+    let expired = |waited| MasterCommand::DecideExpired { update: id, waited };
+    assert_eq!(fleet.tell(expired(Span::from_secs(60))), Err(Rejection::Outdated));
+    fleet.tell(expired(Span::from_secs(7 * 86_400))).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Regressing);
+    assert_eq!(fleet.update(id).reason.as_deref(), Some("nobody decided within 7d"));
+}
+
+#[test]
+fn an_update_is_paused_only_while_nodes_change_over() {
+    let (mut fleet, request, plan) = fleet();
+    let id = fleet.submit(request, plan);
+    let refused = |fleet: &mut Fleet| fleet.order(UserCommand::Pause { update: id }, None).unwrap_err().to_string();
+    assert!(refused(&mut fleet).contains("no node changes over yet"));
+    all_accept(&mut fleet, id);
+    all_staged(&mut fleet, id);
+    // Nothing has changed yet: undecided, nothing has to go back.
+    fleet.order(UserCommand::Pause { update: id }, None).unwrap();
+    fleet.tell(MasterCommand::DecideExpired { update: id, waited: Span::from_secs(7 * 86_400) }).unwrap();
+    assert_eq!(*fleet.phase(id), ended(Outcome::Aborted));
+    assert!(refused(&mut fleet).contains("nothing to pause"));
 }
 
 #[test]

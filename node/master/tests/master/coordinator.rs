@@ -99,6 +99,32 @@ fn a_held_update_keeps_what_has_begun_and_lets_go_of_the_rest() {
 }
 
 #[test]
+fn a_paused_update_lets_go_of_who_has_not_begun_and_is_given_up_when_nobody_resumes_it() {
+    let (mut fleet, id) = begun(RolloutStrategy::Rolling);
+    staged(&mut fleet, id);
+    fleet.become_ready(id, "b");
+    fleet.tell(MasterCommand::Go { update: id, nodes: nodes(&["b"]) }).unwrap();
+    fleet.order(UserCommand::Pause { update: id }, None).unwrap();
+    assert_eq!(wants(&fleet), [Want::Hold, Want::Settled, Want::Hold]);
+    fleet.settle(id, "b");
+    assert_eq!(wants(&fleet), [Want::Hold, Want::Settled, Want::Hold], "the next wave does not begin");
+
+    let mut liveness = all_there(&fleet);
+    liveness.observe(&fleet.record, MasterClock(0));
+    let week = MasterClock(7 * 86_400_000);
+    assert_eq!(next_wake(&fleet.record, &liveness, MasterClock(0)), Some(week));
+    let check = due(&fleet.record, &liveness, MasterClock(week.0 - 1), None).remove(0);
+    assert!(matches!(check, MasterCommand::Checked { .. }), "old and new will live side by side for a while: {check:?}");
+    fleet.tell(check).unwrap();
+    assert_eq!(due(&fleet.record, &liveness, MasterClock(week.0 - 1), None), []);
+    let expired = MasterCommand::DecideExpired { update: id, waited: Span::from_secs(7 * 86_400) };
+    assert_eq!(due(&fleet.record, &liveness, week, None), [expired]);
+
+    fleet.order(UserCommand::Resume { update: id }, None).unwrap();
+    assert_eq!(wants(&fleet), [Want::Hold, Want::Settled, Want::Ready]);
+}
+
+#[test]
 fn a_node_that_was_left_out_or_knows_an_update_nobody_knows_hears_that_it_is_over() {
     let (mut fleet, id) = begun(RolloutStrategy::Rolling);
     fleet.vote(id, "a", &[]);
