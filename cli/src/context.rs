@@ -7,7 +7,7 @@ use tribune_messages::api::{
     ApiError, ApiRequest, ApiResponse, ClassInfo, NodeInfo, PackageInfo, Query, UpdateInfo, UpdateSummary,
 };
 use tribune_node::client::{Client, ClientError, Uploaded};
-use tribune_raft_store::command::{Accepted, UserCommand};
+use tribune_raft_store::command::{Accepted, Rejection, UserCommand};
 use tribune_raft_store::model::{NodeName, PackageId, PackageName, Principal, PublicKey, Unmet, UpdateId};
 
 use crate::args::Global;
@@ -74,6 +74,19 @@ impl Context {
     pub async fn order(&mut self, command: UserCommand) -> Done<Accepted> {
         let patience = self.global.patience();
         Ok(self.client().await?.order(command, patience).await?)
+    }
+
+    /// Gives an order that the record may reject.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub async fn try_order(&mut self, command: UserCommand) -> Done<Result<Accepted, Rejection>> {
+        let patience = self.global.patience();
+        match self.client().await?.order(command, patience).await {
+            Ok(accepted) => Ok(Ok(accepted)),
+            Err(ClientError::Api(ApiError::Rejected(rejection))) => Ok(Err(*rejection)),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Uploads a package or image file, and publishes its packages. If the master changed in between, the new one gets the file too.
@@ -206,7 +219,6 @@ impl Context {
 }
 
 fn names_nothing(error: &ClientError) -> bool {
-    use tribune_raft_store::command::Rejection;
     match error {
         ClientError::Api(ApiError::NotFound { .. }) => true,
         ClientError::Api(ApiError::Rejected(rejection)) => matches!(**rejection, Rejection::UnknownUpdate { .. }),

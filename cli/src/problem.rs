@@ -131,6 +131,11 @@ impl From<Rejection> for Problem {
                     _ => "use a key of that role with --peer and --key; an admin gives one with `tribune admin add`",
                 },
             ),
+            Rejection::Pinned { package, needed_by } => Problem::new(
+                format!("{package} stays in the package store: it is needed"),
+                "remove it when nothing needs it any more",
+            )
+            .detailed(needed_by),
             Rejection::TooFewCopies { .. } => {
                 Problem::with(Exit::NoAnswer, &rejection, "bring the voters back that are away, then publish again")
             }

@@ -206,7 +206,9 @@ impl Starting {
 
         let failed = |part: &'static str| move |why: String| NodeError::Start { part, why };
         let reserve = settings.reserve_mib.saturating_mul(1024 * 1024);
-        let opened = PackageStore::open(data.packages(), networks.data.clone(), reserve).await;
+        let opened =
+            PackageStore::open_keeping(data.packages(), networks.data.clone(), reserve, settings.forget_after.as_duration())
+                .await;
         let store = opened.map_err(|error| failed("the package store")(error.to_string()))?;
         let peers = peers::client(&networks.control);
         let seen = watch::Sender::new(MasterSeen::nobody());

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use tribune_p2p::Multiaddr;
-use tribune_raft_store::model::{NodeName, Platform, Role, VoterPreference};
+use tribune_raft_store::model::{NodeName, Platform, Role, Span, VoterPreference};
 
 use crate::data::{DataFolder, replace_file};
 use crate::error::{NodeError, file_error};
@@ -21,6 +21,9 @@ pub const DEFAULT_DATA: &str = "/ip4/0.0.0.0/tcp/7401";
 /// Free space of the disk that packages and modules leave to others, in MiB.
 const DEFAULT_RESERVE_MIB: u64 = 256;
 
+/// How long the package store keeps what no package needs any more.
+const DEFAULT_FORGET_AFTER: Span = Span::from_secs(3600);
+
 const HEADER: &str = "\
 # The settings of this Tribune node. They are read when the node starts.
 #
@@ -31,6 +34,7 @@ const HEADER: &str = "\
 # voter       \"never\", \"may\" or \"prefer\": whether the node may be one of the cluster's voters
 # local-commands   \"viewer\", \"operator\" or \"admin\": the most that commands given on this machine may do
 # reserve-mib free space that packages and modules leave to others, in MiB
+# forget-after how long the package store keeps what no package needs any more: long enough for an upload and the order that publishes it
 # [runners]   commands that run modules of other platforms, such as \"linux/arm64\" = \"qemu-aarch64-static\"
 
 ";
@@ -62,6 +66,9 @@ pub struct Settings {
     /// Free space that packages and modules leave to others, in MiB.
     #[serde(default = "reserve")]
     pub reserve_mib: u64,
+    /// How long the package store keeps what no package needs any more.
+    #[serde(default = "forget_after")]
+    pub forget_after: Span,
     /// Commands that run modules of other platforms.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub runners: BTreeMap<String, String>,
@@ -73,6 +80,10 @@ fn admin() -> Role {
 
 fn reserve() -> u64 {
     DEFAULT_RESERVE_MIB
+}
+
+fn forget_after() -> Span {
+    DEFAULT_FORGET_AFTER
 }
 
 impl Settings {
@@ -89,6 +100,7 @@ impl Settings {
             voter: VoterPreference::default(),
             local_commands: admin(),
             reserve_mib: reserve(),
+            forget_after: forget_after(),
             runners: BTreeMap::new(),
         }
     }

@@ -124,7 +124,7 @@ pub enum Command {
     /// Look at classes and say which nodes are in them
     #[command(subcommand)]
     Class(ClassCommand),
-    /// Build, publish and look at packages
+    /// Build, publish, look at and remove packages
     #[command(subcommand)]
     Package(PackageCommand),
     /// Build and look at images
@@ -180,17 +180,25 @@ impl Cli {
     /// What is wrong with them, or the help that was asked for.
     pub fn try_read(args: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Self, clap::Error> {
         let cli = Self::try_parse_from(args)?;
-        let builds =
-            matches!(cli.command, Command::Package(PackageCommand::Build { .. }) | Command::Image(ImageCommand::Build { .. }));
+        let must_name = match cli.command {
+            Command::Image(ImageCommand::Build { .. }) => Some(".timg"),
+            Command::Package(PackageCommand::Merge { .. }) => Some(".tpkg"),
+            _ => None,
+        };
+        let builds = must_name.is_some() || matches!(cli.command, Command::Package(PackageCommand::Build { .. }));
         match cli.global.file() {
             Some(file) if !builds => {
                 let wrong = format!("\"{}\" is no way to print; use -o table or -o json", file.display());
                 Err(Self::command().error(ErrorKind::InvalidValue, wrong))
             }
-            None if matches!(cli.command, Command::Image(ImageCommand::Build { .. })) => {
-                Err(Self::command().error(ErrorKind::MissingRequiredArgument, "name the file to write with -o FILE.timg"))
-            }
-            _ => Ok(cli),
+            None => match must_name {
+                Some(ending) => {
+                    let wrong = format!("name the file to write with -o FILE{ending}");
+                    Err(Self::command().error(ErrorKind::MissingRequiredArgument, wrong))
+                }
+                None => Ok(cli),
+            },
+            Some(_) => Ok(cli),
         }
     }
 }

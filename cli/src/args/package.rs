@@ -6,6 +6,8 @@ use clap::Subcommand;
 use tribune_package::PackageRef;
 use tribune_raft_store::model::PackageName;
 
+use super::some;
+
 /// What is done with packages.
 #[derive(Debug, Subcommand)]
 pub enum PackageCommand {
@@ -25,6 +27,30 @@ pub enum PackageCommand {
     Publish {
         /// The file
         file: PathBuf,
+    },
+    /// Take a version out of the package store that no node has, can go back to or should have, and no update changes
+    #[command(after_help = "What only this version needs leaves the package stores after `forget-after` of node.toml, an hour. \
+            The name and version stand for the same contents for ever.")]
+    Remove {
+        /// The package, as NAME@VERSION
+        #[arg(value_parser = exact)]
+        package: PackageRef,
+    },
+    /// Keep the last versions of a package, and of the older ones those that are needed; remove the others
+    Retain {
+        /// The package
+        name: PackageName,
+        /// How many versions, newest first
+        #[arg(long, value_name = "N", value_parser = some)]
+        last: u32,
+    },
+    /// Join packages of one version, built on different machines for different platforms, into one
+    #[command(after_help = "-o FILE.tpkg names the file to write.\n\nExample:\n  \
+        tribune package merge billing-amd64.tpkg billing-arm64.tpkg -o billing-2.3.1.tpkg")]
+    Merge {
+        /// The package files
+        #[arg(required = true, num_args = 2.., value_name = "FILE.tpkg")]
+        packages: Vec<PathBuf>,
     },
     /// List the packages in the store
     List {
@@ -58,4 +84,13 @@ pub enum ImageCommand {
         /// The image file
         file: PathBuf,
     },
+}
+
+/// Reads a package with its version.
+fn exact(text: &str) -> Result<PackageRef, String> {
+    match text.parse::<PackageRef>() {
+        Ok(package) if package.version.is_none() => Err("name the version as well, as NAME@VERSION".into()),
+        Ok(package) => Ok(package),
+        Err(error) => Err(error.to_string()),
+    }
 }

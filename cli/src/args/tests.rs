@@ -89,6 +89,18 @@ fn o_is_a_format_and_for_builds_a_file() {
 }
 
 #[test]
+fn a_package_is_removed_by_name_and_version_and_joined_into_a_file() {
+    assert!(read("package remove billing@1.0.0").is_ok());
+    assert!(read("package remove billing").is_err(), "all versions at once?");
+    assert!(read("package retain billing --last 3").is_ok());
+    assert!(read("package retain billing").is_err() && read("package retain billing --last 0").is_err());
+    assert!(read("package merge a.tpkg b.tpkg -o c.tpkg").is_ok());
+    for bad in ["package merge a.tpkg b.tpkg", "package merge a.tpkg -o c.tpkg", "package merge a.tpkg b.tpkg -o json"] {
+        assert!(read(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
 fn a_peer_is_an_address_with_an_identity() {
     let id = tribune_p2p::Identity::generate().peer_id();
     let cli = read(&format!("--peer /ip4/10.0.0.5/tcp/7400/p2p/{id} --key k status")).unwrap();

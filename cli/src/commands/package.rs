@@ -4,8 +4,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use tribune_messages::api::PackageInfo;
-use tribune_package::{Inspection, PackageRef, Targets, build_image, build_package, inspect};
+use tribune_package::{Built, Inspection, PackageRef, Targets, build_image, build_package, inspect, merge_packages};
+use tribune_raft_store::command::{Rejection, UserCommand};
+use tribune_raft_store::model::{Manifest, PackageId, PackageName};
 
+use super::show_done;
 use crate::args::{ImageCommand, PackageCommand};
 use crate::context::Context;
 use crate::exit::Exit;
@@ -23,6 +26,13 @@ pub async fn package(context: &mut Context, command: PackageCommand) -> Done {
         PackageCommand::Build { manifest } => build(context, &manifest)?,
         PackageCommand::Inspect { file } => show_file(context, &file)?,
         PackageCommand::Publish { file } => publish(context, &file).await?,
+        PackageCommand::Remove { package } => {
+            let (id, _) = stored(context, &package).await?;
+            context.order(UserCommand::RemovePackage { package: id }).await?;
+            show_done(context, &format!("removed {package} from the package store"));
+        }
+        PackageCommand::Retain { name, last } => retain(context, name, last as usize).await?,
+        PackageCommand::Merge { packages } => merge(context, &packages)?,
         PackageCommand::List { name } => {
             let packages = context.packages(name.clone()).await?;
             if let (Some(name), true) = (&name, packages.is_empty()) {
@@ -86,7 +96,11 @@ fn build(context: &Context, description: &Path) -> Done<()> {
         }
     };
     no_folder(&output, "the file to write with -o FILE.tpkg")?;
-    let built = build_package(description, &output).map_err(plain)?;
+    show_built(context, &build_package(description, &output).map_err(plain)?);
+    Ok(())
+}
+
+fn show_built(context: &Context, built: &Built) {
     let view = BuiltView {
         file: built.path.display().to_string(),
         size: built.size,
@@ -105,6 +119,68 @@ fn build(context: &Context, description: &Path) -> Done<()> {
         )
     };
     context.print.show("built", what, || &view);
+}
+
+fn merge(context: &Context, packages: &[PathBuf]) -> Done<()> {
+    let output = context.global.file().ok_or_else(|| plain("name the file to write with -o FILE.tpkg"))?;
+    no_folder(output, "the file to write with -o FILE.tpkg")?;
+    for file in packages {
+        no_folder(file, "a package file (.tpkg); `tribune package build` makes one")?;
+    }
+    show_built(context, &merge_packages(packages, output).map_err(plain)?);
+    Ok(())
+}
+
+/// The one package in the store that is meant.
+async fn stored(context: &mut Context, package: &PackageRef) -> Done<(PackageId, Manifest)> {
+    let manifests = Manifests::of_store(&context.packages(Some(package.name.clone())).await?)?;
+    if let Some((id, manifest)) = manifests.all().find(|(_, manifest)| package.means(manifest)) {
+        return Ok((*id, manifest.clone()));
+    }
+    let there_are = versions(&manifests);
+    Err(Problem::unknown("package", package, &if there_are.is_empty() { package_names(context).await? } else { there_are }))
+}
+
+/// `retained`: which versions of a package left the store, and which older ones stayed.
+#[derive(Debug, Serialize)]
+struct RetainedView {
+    package: String,
+    last: Vec<String>,
+    removed: Vec<String>,
+    needed: Vec<NeededView>,
+}
+
+#[derive(Debug, Serialize)]
+struct NeededView {
+    version: String,
+    needed_by: Vec<String>,
+}
+
+async fn retain(context: &mut Context, name: PackageName, last: usize) -> Done<()> {
+    let manifests = Manifests::of_store(&context.packages(Some(name.clone())).await?)?;
+    let mut versions: Vec<_> = manifests.all().map(|(id, manifest)| (manifest.version.clone(), *id)).collect();
+    if versions.is_empty() {
+        return Err(Problem::unknown("package", &name, &package_names(context).await?));
+    }
+    versions.reverse();
+    let older = versions.split_off(last.min(versions.len()));
+    let kept = versions.iter().map(|(version, _)| version.to_string()).collect();
+    let mut view = RetainedView { package: name.to_string(), last: kept, removed: Vec::new(), needed: Vec::new() };
+    for (version, package) in older {
+        match context.try_order(UserCommand::RemovePackage { package }).await? {
+            Err(Rejection::Pinned { needed_by, .. }) => view.needed.push(NeededView { version: version.to_string(), needed_by }),
+            // Somebody else removed it meanwhile.
+            Ok(_) | Err(Rejection::UnknownPackage { .. }) => view.removed.push(version.to_string()),
+            Err(rejection) => return Err(rejection.into()),
+        }
+    }
+    let text = || {
+        let removed = view.removed.iter().map(|version| format!("removed {name}@{version}\n"));
+        let needed = view.needed.iter().map(|kept| format!("{name}@{} stays: {}\n", kept.version, kept.needed_by.join("; ")));
+        let lines: String = removed.chain(needed).collect();
+        if lines.is_empty() { format!("there are no more than {} of {name}", count(view.last.len(), "version")) } else { lines }
+    };
+    context.print.show("retained", text, || &view);
     Ok(())
 }
 

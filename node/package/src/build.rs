@@ -9,12 +9,16 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use tribune_raft_store::model::{Manifest, ModuleKind, PackageId, Signature};
+use tribune_raft_store::model::{Manifest, ManifestError, ModuleKind, PackageId, Signature};
 
 use crate::archive::ArchiveError;
 use crate::container::{CONTAINER_FORMAT, ContainerError, ContainerReader, Header, write};
 use crate::source::{self, Source, SourceError};
 use crate::targets::{Targets, TargetsError, full_name};
+
+mod merge;
+
+pub use merge::merge_packages;
 
 /// Why a file was not built or cannot be inspected.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +66,19 @@ pub enum BuildError {
         /// The other.
         second: PathBuf,
     },
+    /// Two files cannot be joined into one package.
+    #[error("{} and {} cannot be joined: {what}", first.display(), second.display())]
+    Apart {
+        /// One file.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+        /// What differs.
+        what: String,
+    },
+    /// The package that files would make together is not one.
+    #[error("the files together are no package: {0}")]
+    Together(#[from] ManifestError),
     /// The target list does not fit.
     #[error(transparent)]
     Targets(#[from] TargetsError),
@@ -119,13 +136,10 @@ pub fn build_package(description: &Path, output: &Path) -> Result<Built, BuildEr
 /// Builds an image from package files, into a `.timg` file. The packages are verified while they are read; their order
 /// does not matter.
 pub fn build_image(packages: &[impl AsRef<Path>], targets: Option<Targets>, output: &Path) -> Result<BuiltImage, BuildError> {
-    let mut inputs: Vec<(&Path, ContainerReader<BufReader<File>>)> = Vec::new();
+    let mut inputs: Vec<Input<'_>> = Vec::new();
     for path in packages.iter().map(AsRef::as_ref) {
-        let reader = open(path)?;
-        let [package] = reader.header().packages() else { return Err(BuildError::NotAPackage(path.into())) };
-        if reader.header().targets().is_some() {
-            return Err(BuildError::NotAPackage(path.into()));
-        }
+        let (package, reader) = open_package(path)?;
+        let package = &package;
         let same = |other: &Manifest| (&other.name, &other.version) == (&package.name, &package.version);
         if let Some((first, _)) = inputs.iter().find(|(_, known)| known.header().packages().iter().any(same)) {
             let package = full_name(package);
@@ -141,19 +155,30 @@ pub fn build_image(packages: &[impl AsRef<Path>], targets: Option<Targets>, outp
         ContainerError::Targets(error) => BuildError::Targets(error),
         other => BuildError::Write(other),
     })?;
-    let size = save(output, |file| {
-        write(&header, file, |signature, out| merge(&mut inputs, signature, out))?;
-        inputs.iter_mut().try_for_each(|(path, reader)| reader.verify_rest().map_err(in_file(path)))
-    })?;
+    let size = save(output, |file| write_from(&header, &mut inputs, file))?;
     Ok(BuiltImage { header, path: output.into(), size })
 }
 
+/// A package file that goes into another file.
+type Input<'a> = (&'a Path, ContainerReader<BufReader<File>>);
+
+/// Opens a package file, and gives its package; an image is none.
+fn open_package(path: &Path) -> Result<(Manifest, ContainerReader<BufReader<File>>), BuildError> {
+    let reader = open(path)?;
+    match (reader.header().packages(), reader.header().targets()) {
+        ([package], None) => Ok((package.clone(), reader)),
+        _ => Err(BuildError::NotAPackage(path.into())),
+    }
+}
+
+/// Writes a file with the modules of others, which are verified to their ends.
+fn write_from(header: &Header, inputs: &mut [Input<'_>], file: &mut BufWriter<&File>) -> Result<(), BuildError> {
+    write(header, file, |signature, out| copy_blob(inputs, signature, out))?;
+    inputs.iter_mut().try_for_each(|(path, reader)| reader.verify_rest().map_err(in_file(path)))
+}
+
 /// Writes one blob from the first input that has it. All inputs hold their blobs in order, so each is read once.
-fn merge(
-    inputs: &mut [(&Path, ContainerReader<BufReader<File>>)],
-    signature: &Signature,
-    mut output: &mut dyn Write,
-) -> Result<(), BuildError> {
+fn copy_blob(inputs: &mut [Input<'_>], signature: &Signature, mut output: &mut dyn Write) -> Result<(), BuildError> {
     let mut copied = false;
     for (path, reader) in inputs.iter_mut().filter(|(_, reader)| reader.next_signature() == Some(*signature)) {
         let Some(blob) = reader.next_blob().map_err(in_file(path))? else { continue };

@@ -20,7 +20,7 @@ pub mod select;
 pub mod source;
 pub mod targets;
 
-pub use build::{BuildError, Built, Inspection, build_image, build_package, inspect};
+pub use build::{BuildError, Built, Inspection, build_image, build_package, inspect, merge_packages};
 pub use container::{ContainerError, ContainerReader, Header};
 pub use select::{Characteristics, SelectError, Selected, select};
 pub use source::SourceError;

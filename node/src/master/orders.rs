@@ -88,6 +88,7 @@ impl Reign {
             | UserCommand::Persist { .. }
             | UserCommand::Pause { .. }
             | UserCommand::Resume { .. }
+            | UserCommand::RemovePackage { .. }
             | UserCommand::RemoveClass { .. }
             | UserCommand::RemoveNode { .. }
             | UserCommand::SetVoter { .. }

@@ -38,8 +38,9 @@ impl Published {
         let (old, new) = (self.record(), &applied.state);
         let view = view(new);
         let view = if view.as_ref() == self.view.as_deref() { self.view.clone() } else { view.map(Arc::new) };
-        // Packages are never taken out of the record.
-        let blobs = if old.packages().len() == new.packages().len() { self.blobs.clone() } else { Arc::new(store_blobs(new)) };
+        // A package never changes: it comes or goes.
+        let same = old.packages().iter().map(|(id, _)| id).eq(new.packages().iter().map(|(id, _)| id));
+        let blobs = if same { self.blobs.clone() } else { Arc::new(store_blobs(new)) };
         let mut changed = self.changed.clone();
         changed.retain(|id, _| new.updates().contains(id));
         let index = index_of(&applied);

@@ -67,18 +67,21 @@ async fn keep_replica(reign: Arc<Reign>, name: NodeName, peer: PeerId) {
     let mut present = reign.liveness.subscribe();
     let mut pause = FIRST_PAUSE;
     let mut cleared: Option<Instant> = None;
+    // There is something to clear away no sooner than it may be forgotten.
+    let kept_for = reign.store.kept_for();
+    let (clear_every, repair_every) = (CLEAR_EVERY.min(kept_for), REPAIR_EVERY.min(kept_for));
     loop {
         let seen = published.borrow_and_update().clone();
         let was_here = present.borrow_and_update().is_connected(&name);
         let rest = match reign.keep(&name, peer, &seen.blobs).await {
             Ok(held) if held.failed.is_empty() => {
                 reign.note_replica(&name, &seen.blobs);
-                if cleared.is_none_or(|cleared| cleared.elapsed() >= CLEAR_EVERY) {
+                if cleared.is_none_or(|cleared| cleared.elapsed() >= clear_every) {
                     cleared = Some(Instant::now());
                     reign.clear(&name, peer).await;
                 }
                 pause = FIRST_PAUSE;
-                REPAIR_EVERY
+                repair_every
             }
             result => {
                 match result {

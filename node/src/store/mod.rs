@@ -88,10 +88,20 @@ impl PackageStore {
     /// # Errors
     /// When the folder cannot be read or made.
     pub async fn open(folder: impl Into<PathBuf>, data: Network, reserve: u64) -> Result<Self, BlobError> {
-        Self::open_keeping(folder.into(), data, reserve, KEPT_FOR).await
+        Self::open_keeping(folder, data, reserve, KEPT_FOR).await
     }
 
-    async fn open_keeping(folder: PathBuf, data: Network, reserve: u64, kept_for: Duration) -> Result<Self, BlobError> {
+    /// The same, where what no package needs is forgotten after so long instead of [`KEPT_FOR`].
+    ///
+    /// # Errors
+    /// When the folder cannot be read or made.
+    pub async fn open_keeping(
+        folder: impl Into<PathBuf>,
+        data: Network,
+        reserve: u64,
+        kept_for: Duration,
+    ) -> Result<Self, BlobError> {
+        let folder = folder.into();
         let blobs = BlobStore::open_with_reserve(folder.clone(), reserve).await?;
         let manifests = Manifests::open(folder.join("manifests")).await?;
         let inner = Inner {
@@ -105,6 +115,11 @@ impl PackageStore {
             ended: watch::Sender::new(0),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// How long what no package needs is kept.
+    pub fn kept_for(&self) -> Duration {
+        self.inner.kept_for
     }
 
     /// The blobs themselves, to be served to others.

@@ -223,6 +223,11 @@ pub enum UserCommand {
         /// Which.
         packages: BTreeSet<PackageId>,
     },
+    /// Take a package out of the store that nothing needs.
+    RemovePackage {
+        /// Which.
+        package: PackageId,
+    },
     /// Begin an update.
     Submit {
         /// What is wanted.
@@ -288,6 +293,7 @@ impl UserCommand {
             | UserCommand::ReleaseNode { .. }
             | UserCommand::SetClass { .. }
             | UserCommand::RemoveClass { .. }
+            | UserCommand::RemovePackage { .. }
             | UserCommand::Submit { .. }
             | UserCommand::Decide { .. }
             | UserCommand::Cancel { .. }

@@ -175,6 +175,14 @@ pub enum Rejection {
         /// Its id.
         package: PackageId,
     },
+    /// A package is needed.
+    #[error("{package} stays in the package store: {}", needed_by.join("; "))]
+    Pinned {
+        /// Its name and version.
+        package: String,
+        /// By what, one sentence each.
+        needed_by: Vec<String>,
+    },
     /// What came with the order does not fit it.
     #[error("{what}")]
     Evidence {
@@ -188,7 +196,7 @@ pub enum Rejection {
         what: String,
     },
     /// The version stands for something else.
-    #[error("{name} {version} is published already with other contents ({id}); raise the version")]
+    #[error("{name} {version} was published with other contents ({id}), and stands for them for ever; raise the version")]
     VersionTaken {
         /// The package.
         name: PackageName,

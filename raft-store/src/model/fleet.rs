@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use semver::Version;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{
@@ -347,6 +348,17 @@ impl From<Package> for StoredPackage {
     }
 }
 
+/// A package that was taken out of the store. Its name and version stand for it for ever.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retired {
+    /// Its name.
+    pub name: PackageName,
+    /// Its version.
+    pub version: Version,
+    /// When it was taken out.
+    pub at: Timestamp,
+}
+
 /// What a principal may do; each may do what those before it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -421,6 +433,8 @@ pub enum EventKind {
     RaftRoleChanged,
     /// A package was published.
     PackagePublished,
+    /// A package was taken out of the store.
+    PackageRemoved,
     /// A class changed.
     ClassChanged,
     /// An update was submitted.

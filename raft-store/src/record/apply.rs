@@ -87,6 +87,7 @@ impl Record {
             UserCommand::RemovePrincipal { key } => self.remove_principal(at, key, &author),
             UserCommand::SetPrincipal { key, name, role } => self.set_principal(at, key, name, role, &author),
             UserCommand::Publish { packages } => self.publish(at, &packages, evidence, &author),
+            UserCommand::RemovePackage { package } => self.remove_package(at, package, &author),
             UserCommand::Submit { request } => self.submit(at, order.request, request, evidence, author),
             UserCommand::Decide { update, ballot_revision, decision } => {
                 self.decide(at, update, ballot_revision, decision, evidence, author)

@@ -341,9 +341,10 @@ impl Record {
             return Err(wrong("the manifests are not those of the packages that were signed"));
         }
         for (id, _, manifest) in &read {
-            if let Some((other, _)) = self.package_named(&manifest.name, &manifest.version).filter(|(other, _)| other != id) {
+            let known = self.versions.get(&(manifest.name.clone(), manifest.version.clone()));
+            if let Some(other) = known.filter(|other| *other != id) {
                 let (name, version) = (manifest.name.clone(), manifest.version.to_string());
-                return Err(Rejection::VersionTaken { name, version, id: other });
+                return Err(Rejection::VersionTaken { name, version, id: *other });
             }
         }
         let blobs: BTreeSet<Signature> =
@@ -355,6 +356,7 @@ impl Record {
             }
             let (name, version) = (manifest.name.clone(), manifest.version.clone());
             let text = text.clone();
+            self.retired.remove(&id);
             self.packages.put(id, Package { text, manifest, published_by: by.key, published: at.time, copies });
             self.note(at, EventKind::PackagePublished, About::default(), format!("{} published {name} {version}", by.name));
             self.versions.insert_mut((name, version), id);

@@ -8,6 +8,7 @@ mod apply;
 mod ephemeral;
 mod fleet;
 mod needs;
+mod packages;
 mod progress;
 mod query;
 mod queue;
@@ -29,7 +30,7 @@ pub use table::{Change, Key, Table};
 use crate::command::Response;
 use crate::model::{
     Class, ClassName, Cluster, Event, NeedKey, Node, NodeName, Package, PackageId, PackageName, PeerId, Principal, PublicKey,
-    RECORD_LEVEL, Removed, RequestId, Signature, Timestamp, Token, Tombstone, TombstoneKey, Unmet, Update, UpdateId,
+    RECORD_LEVEL, Removed, RequestId, Retired, Signature, Timestamp, Token, Tombstone, TombstoneKey, Unmet, Update, UpdateId,
 };
 
 /// How many ended updates are kept.
@@ -99,7 +100,8 @@ pub struct Record {
     answers: Table<RequestId, Answered>,
     unmet: Table<NeedKey, Unmet>,
     removed: Table<PeerId, Removed>,
-    /// Not stored: follows from `packages`.
+    retired: Table<PackageId, Retired>,
+    /// Not stored: follows from `packages` and `retired`.
     versions: RedBlackTreeMapSync<(PackageName, Version), PackageId>,
     /// Not stored: follows from `answers`, oldest first.
     answer_ages: RedBlackTreeMapSync<(Timestamp, RequestId), ()>,
@@ -120,6 +122,7 @@ macro_rules! each_table {
         $call!($record.answers);
         $call!($record.unmet);
         $call!($record.removed);
+        $call!($record.retired);
     };
 }
 
@@ -138,6 +141,7 @@ impl Default for Record {
             answers: Table::new(10),
             unmet: Table::new(11),
             removed: Table::new(12),
+            retired: Table::new(13),
             versions: RedBlackTreeMapSync::new_sync(),
             answer_ages: RedBlackTreeMapSync::new_sync(),
         }
@@ -172,6 +176,7 @@ impl Record {
             .chain(self.answers.entries())
             .chain(self.unmet.entries())
             .chain(self.removed.entries())
+            .chain(self.retired.entries())
     }
 
     /// The record with these rows.
@@ -183,6 +188,9 @@ impl Record {
         for (id, package) in record.packages.iter() {
             let version = (package.manifest.name.clone(), package.manifest.version.clone());
             record.versions.insert_mut(version, *id);
+        }
+        for (id, retired) in record.retired.iter() {
+            record.versions.insert_mut((retired.name.clone(), retired.version.clone()), *id);
         }
         for (id, answered) in record.answers.iter() {
             record.answer_ages.insert_mut((answered.at, *id), ());
@@ -210,6 +218,7 @@ impl Record {
             10 => self.answers.load(key, value),
             11 => self.unmet.load(key, value),
             12 => self.removed.load(key, value),
+            13 => self.retired.load(key, value),
             other => Err(RecordError::UnknownTable(*other)),
         }
     }

@@ -118,7 +118,12 @@ impl Record {
                 return Err(Rejection::PlanOutdated { key: key.clone() });
             }
         }
-        Ok(())
+        let installs = plan.nodes.values().flat_map(|node| &node.changes).filter_map(|change| change.to);
+        match installs.into_iter().find(|id| !self.packages.contains(id)) {
+            // It was taken out of the store meanwhile.
+            Some(id) => Err(Rejection::PlanOutdated { key: format!("package/{id}") }),
+            None => Ok(()),
+        }
     }
 
     /// The version of what a plan read: `node/NAME` or `class/NAME`.

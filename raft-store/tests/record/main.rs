@@ -6,6 +6,7 @@ mod access;
 mod ephemeral;
 mod fleet;
 mod needs;
+mod packages;
 mod removal;
 mod replay;
 mod stories;

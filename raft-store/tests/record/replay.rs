@@ -40,6 +40,7 @@ enum Act {
     Cancel { update: u8 },
     Persist { update: u8 },
     Pause { update: u8 },
+    RemovePackage,
     Resume { update: u8 },
     Verified { update: u8, discrepancy: bool },
     Checked { discrepancy: bool, old: bool },
@@ -72,6 +73,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => update.clone().prop_map(|update| Act::Cancel { update }),
         1 => update.clone().prop_map(|update| Act::Persist { update }),
         2 => update.clone().prop_map(|update| Act::Pause { update }),
+        1 => Just(Act::RemovePackage),
         2 => update.prop_map(|update| Act::Resume { update }),
         1 => (node, flag).prop_map(|(node, add)| Act::Class { node, add }),
     ]
@@ -215,6 +217,7 @@ fn entry(fleet: &mut Fleet, app: &Manifest, act: &Act, last: Option<&Entry>) -> 
         Act::Persist { update: id } => fleet.signed(UserCommand::Persist { update: update(id) }, None),
         Act::Pause { update: id } => fleet.signed(UserCommand::Pause { update: update(id) }, None),
         Act::Resume { update: id } => fleet.signed(UserCommand::Resume { update: update(id) }, None),
+        Act::RemovePackage => fleet.signed(UserCommand::RemovePackage { package: app.id() }, None),
         Act::Cancel { update: id } => fleet.signed(UserCommand::Cancel { update: update(id) }, None),
         Act::Verified { update: id, discrepancy } => {
             let discrepancies = discrepancy.then(unmet).into_iter().collect();
@@ -270,6 +273,9 @@ fn bytes(record: &Record) -> Vec<(Vec<u8>, Vec<u8>)> {
 /// What must hold of every record.
 fn check(record: &Record) -> Result<(), TestCaseError> {
     let mut held: BTreeSet<&NodeName> = BTreeSet::new();
+    for id in record.nodes().values().flat_map(|node| node.current.packages.values()) {
+        prop_assert!(record.packages().contains(id), "a package that a node has is not in the store");
+    }
     for update in record.updates().values().filter(|update| !update.phase.ended()) {
         let running = !matches!(update.phase, Phase::Queued { .. });
         prop_assert!(running || update.nodes.is_empty());

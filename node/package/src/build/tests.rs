@@ -160,3 +160,71 @@ fn a_package_replaces_the_file_that_was_there_only_when_it_is_whole() {
     build_package(&project.path().join("tribune.toml"), &path).unwrap_err();
     assert_eq!(fs::read(&path).unwrap(), b"what was there");
 }
+
+/// A package of a daemon for one platform, and of data that is the same for all.
+fn for_platform(folder: &Path, platform: &str, version: &str, summary: &str) -> std::path::PathBuf {
+    let project = tempfile::tempdir().unwrap();
+    let at = project.path();
+    let text = format!(
+        "[package]\nname = \"billing\"\nversion = \"{version}\"\nsummary = \"{summary}\"\n\
+         [[module]]\nname = \"daemon\"\npath = \"daemon\"\nplatform = \"{platform}\"\nrun = [\"daemon\"]\n\
+         [[module]]\nname = \"data\"\npath = \"data\"\n"
+    );
+    fs::write(at.join("tribune.toml"), text).unwrap();
+    fs::write(at.join("daemon"), format!("for {platform} ").repeat(1000)).unwrap();
+    fs::write(at.join("data"), "the same everywhere").unwrap();
+    let file = folder.join(format!("{}-{version}-{}.tpkg", platform.replace('/', "-"), summary.len()));
+    build(&project, &file);
+    file
+}
+
+#[test]
+fn packages_of_different_platforms_are_joined_into_the_same_bytes_whatever_their_order() {
+    let out = tempfile::tempdir().unwrap();
+    let files = ["linux/amd64", "linux/arm64", "linux/riscv64"].map(|platform| for_platform(out.path(), platform, "1.0.0", "s"));
+    let (one, other) = (out.path().join("one.tpkg"), out.path().join("other.tpkg"));
+    let built = merge_packages(&files, &one).unwrap();
+    merge_packages(&[&files[2], &files[0], &files[1], &files[0]], &other).unwrap();
+    assert_eq!(fs::read(&one).unwrap(), fs::read(&other).unwrap());
+    let inspected = inspect(&one).unwrap();
+    assert_eq!(inspected.packages, [InspectedPackage { id: built.id, manifest: built.manifest.clone() }]);
+    assert_eq!((inspected.blobs.len(), built.size), (4, inspected.size), "three daemons, and the data once");
+    let modules: Vec<_> = built.manifest.modules.iter().map(|module| format!("{} {}", module.name, module.platform)).collect();
+    assert_eq!(modules, ["daemon linux/amd64", "daemon linux/arm64", "daemon linux/riscv64", "data any"]);
+
+    // As if it had been built at once.
+    let again = merge_packages(&[&one], &out.path().join("again.tpkg")).unwrap();
+    assert_eq!(again.id, built.id);
+}
+
+#[test]
+fn packages_that_do_not_belong_together_are_not_joined_and_the_field_that_differs_is_named() {
+    let out = tempfile::tempdir().unwrap();
+    let amd = for_platform(out.path(), "linux/amd64", "1.0.0", "s");
+    let joined = |other: &Path| message(merge_packages(&[amd.as_path(), other], &out.path().join("out.tpkg")), &out);
+    for (platform, version, summary, expected) in [
+        ("linux/arm64", "1.0.1", "s", "version is \"1.0.0\" in the first and \"1.0.1\" in the second"),
+        ("linux/arm64", "1.0.0", "sum", "summary is \"s\" in the first and \"sum\" in the second"),
+    ] {
+        let error = joined(&for_platform(out.path(), platform, version, summary));
+        assert!(error.contains("cannot be joined") && error.contains(expected), "{error}");
+    }
+    let elsewhere = tempfile::tempdir().unwrap();
+    let project = project("billing", "1.0.0");
+    fs::write(
+        project.path().join("tribune.toml"),
+        "[package]\nname = \"billing\"\nversion = \"1.0.0\"\nsummary = \"s\"\n\
+         [[module]]\nname = \"daemon\"\npath = \"daemon\"\nplatform = \"linux/amd64\"\nrun = [\"daemon\"]\n",
+    )
+    .unwrap();
+    let other = elsewhere.path().join("other.tpkg");
+    build(&project, &other);
+    let error = joined(&other);
+    assert!(error.contains("module daemon for linux/amd64 is in both, and signature is"), "{error}");
+
+    let image = out.path().join("image.timg");
+    let targets: Targets = serde_json::from_str(r#"{"nodes":{"n1":["billing"]}}"#).unwrap();
+    build_image(&[&amd], Some(targets), &image).unwrap();
+    assert!(joined(&image).contains("is an image"));
+    assert!(!out.path().join("out.tpkg").exists(), "nothing is left behind");
+}
