@@ -97,6 +97,9 @@ pub enum NodeError {
         /// The cluster that the node belongs to.
         here: ClusterId,
     },
+    /// What Raft had on disk is not what was written there.
+    #[error("{0}")]
+    DamagedRaft(String),
     /// A part of the node could not be started.
     #[error("cannot start {part}: {why}")]
     Start {

@@ -6,7 +6,7 @@
 //! | [`run`], [`node`] | run it: the keeper's process, and the agent's with all parts below |
 //! | [`settings`], [`data`], [`facts`], [`listen`] | its machine: settings, data folder, what it is like, its networks |
 //! | [`belief`], [`trust`], `session` | whom it believes, how it finds the master, and what the two say to each other |
-//! | `seat`, [`raft`], [`master`], [`store`] | while it is a voter or standby: its part in Raft, the master that it may be, the package store |
+//! | `seat`, `disk`, [`raft`], [`master`], [`store`] | while it is a voter or standby: its part in Raft, the master that it may be, the package store |
 //! | `peers`, `api` | what it answers to other nodes and to users |
 //! | [`client`] | the users' side of `api` |
 
@@ -16,6 +16,7 @@ mod api;
 pub mod belief;
 pub mod client;
 pub mod data;
+mod disk;
 pub mod error;
 pub mod facts;
 pub mod init;

@@ -205,14 +205,18 @@ impl Starting {
         tokio::spawn(keep_allowed(networks.clone(), believed.clone()));
 
         let failed = |part: &'static str| move |why: String| NodeError::Start { part, why };
-        let reserve = settings.reserve_mib.saturating_mul(1024 * 1024);
-        let opened =
-            PackageStore::open_keeping(data.packages(), networks.data.clone(), reserve, settings.forget_after.as_duration())
-                .await;
+        let opened = PackageStore::open_keeping(
+            data.packages(),
+            networks.data.clone(),
+            settings.reserve(),
+            settings.forget_after.as_duration(),
+        )
+        .await;
         let store = opened.map_err(|error| failed("the package store")(error.to_string()))?;
         let peers = peers::client(&networks.control);
         let seen = watch::Sender::new(MasterSeen::nobody());
         let seat = watch::Sender::new(None);
+        let broken = watch::Sender::new(None);
         let problems = Problems::none();
         let modules = Modules {
             me,
@@ -222,7 +226,7 @@ impl Starting {
             seen: seen.subscribe(),
         };
         // Only read from: the agent, which writes there, opens it after this.
-        let staged = BlobStore::open_with_reserve(data.modules(), reserve).await;
+        let staged = BlobStore::open_with_reserve(data.modules(), settings.reserve()).await;
         let staged = staged.map_err(|error| failed("the local storage")(error.to_string()))?;
         let agent = start_agent(&data, &settings, kept, modules).await?;
         serve_blobs(&networks.data, vec![store.blobs().clone(), staged])?;
@@ -262,8 +266,10 @@ impl Starting {
             data: networks.data.clone(),
             peers: peers.clone(),
             seat: to_seat,
+            broken: broken.subscribe(),
             agent: agent.clone(),
             seen,
+            problems: problems.clone(),
         };
         let session = tokio::spawn(session.run().instrument(span.clone()));
         let seats = SeatKeeper {
@@ -276,6 +282,7 @@ impl Starting {
             store,
             belief: believed,
             seat,
+            broken,
             problems,
         };
         let seat = tokio::spawn(seats.run(stop.clone()).instrument(span));
@@ -291,6 +298,7 @@ async fn start_agent(data: &DataFolder, settings: &Settings, kept: Kept, modules
         platform: settings.platform.clone(),
         runners: settings.runner_commands().map_err(|why| NodeError::Setting { file: data.settings(), why })?,
         process_group: None,
+        reserve: settings.reserve(),
     };
     let Kept { children, hello, events } = kept;
     let started = Agent::start(config, children, hello, events, Arc::new(modules)).await;

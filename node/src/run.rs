@@ -88,6 +88,7 @@ fn is_hopeless(error: &NodeError) -> bool {
         | NodeError::Network(_)
         | NodeError::Unreachable(_)
         | NodeError::NoAnswer(_)
+        | NodeError::DamagedRaft(_)
         | NodeError::Start { .. }
         | NodeError::Api(_) => false,
     }

@@ -1,7 +1,8 @@
 //! A node's seat in Raft: while the cluster has it as voter or standby, it takes part in Raft and can be the master.
 //!
 //! One task owns the seat. It takes it when the view gives it to the node, leaves it when the view takes it away, and takes it anew when Raft
-//! has stopped because its disk failed.
+//! has stopped because its disk failed: on a full disk once there is room, and never with a damaged store. Of that the master is told, which
+//! takes the node out of Raft and in again with a new one.
 
 use std::fs;
 use std::path::Path;
@@ -23,13 +24,15 @@ use crate::init::FIRST_RAFT_ID;
 use crate::listen::Networks;
 use crate::master::{Master, Parts, SESSION_LIMITS};
 use crate::problems::Problems;
-use crate::raft::{RaftNode, RaftRuntime, RaftSettings};
+use crate::raft::{RaftError, RaftNode, RaftRuntime, RaftSettings};
 use crate::store::PackageStore;
 
 /// Says for which Raft id the folder of Raft is.
 const ID_FILE: &str = "raft-id";
 /// How long after a failure Raft is started again.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// How often a full disk is looked at.
+const LOOK_FOR_ROOM: Duration = Duration::from_secs(1);
 /// How long after a failed try the cluster is made again.
 const BIRTH_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// Bytes of a session with oneself that wait to be read.
@@ -63,6 +66,8 @@ pub(crate) struct SeatKeeper {
     pub(crate) store: PackageStore,
     pub(crate) belief: watch::Receiver<Arc<Belief>>,
     pub(crate) seat: watch::Sender<Option<Seat>>,
+    /// The Raft id whose store is damaged here.
+    pub(crate) broken: watch::Sender<Option<u64>>,
     pub(crate) problems: Problems,
 }
 
@@ -99,18 +104,51 @@ impl SeatKeeper {
                     drop(birth);
                     self.leave(seat, &left).await;
                     if let Left::Failed(why) = left {
-                        self.problems.set(PROBLEM, why);
-                        self.wait_for(Some(AGAIN_AFTER), &stop).await;
+                        self.recover(why, raft_id, &stop).await;
                     }
                 }
                 Err(fatal @ NodeError::OtherCluster { .. }) => return Err(fatal),
-                Err(error) => {
-                    self.problems.set(PROBLEM, error.to_string());
-                    self.wait_for(Some(AGAIN_AFTER), &stop).await;
-                }
+                Err(NodeError::DamagedRaft(why)) => self.stay_out(&why, raft_id, &stop).await,
+                Err(error) => self.recover(error.to_string(), raft_id, &stop).await,
             }
         }
         Ok(())
+    }
+
+    /// Waits until Raft may be begun again: for a while, or until the disk has room.
+    async fn recover(&mut self, why: String, raft_id: u64, stop: &CancellationToken) {
+        let folder = self.data.raft();
+        let full = || crate::disk::look(&folder).ok()?.err();
+        if full().is_none() {
+            self.problems.set(PROBLEM, why);
+            return self.wait_for(Some(AGAIN_AFTER), stop).await;
+        }
+        tracing::error!(why, "Raft needs room on the disk");
+        while let Some(full) = full().filter(|_| !stop.is_cancelled() && self.is_seated(raft_id)) {
+            self.problems.set(PROBLEM, full.to_string());
+            self.wait_for(Some(LOOK_FOR_ROOM), stop).await;
+        }
+    }
+
+    /// With a damaged store the node stays out of Raft until the master has taken it out.
+    async fn stay_out(&mut self, why: &str, raft_id: u64, stop: &CancellationToken) {
+        let alone = self.belief.borrow().voters().count() <= 1;
+        let what_now = if alone {
+            "it is that of the only voter: stop this node, put its whole data folder back from a backup, and run it again"
+        } else {
+            "the other voters have what it had: the master takes this node out of Raft and in again with a new store"
+        };
+        self.problems.set(PROBLEM, format!("{why}; {what_now}"));
+        self.broken.send_replace(Some(raft_id));
+        while !stop.is_cancelled() && self.is_seated(raft_id) {
+            self.wait_for(None, stop).await;
+        }
+        self.broken.send_replace(None);
+    }
+
+    /// Whether the view gives the node the seat with this Raft id.
+    fn is_seated(&self, raft_id: u64) -> bool {
+        self.belief.borrow().role().raft_id() == Some(raft_id)
     }
 
     /// Waits until the view changes, the node stops, or this time has passed.
@@ -134,7 +172,10 @@ impl SeatKeeper {
         let failed = |why: String| NodeError::Start { part: "Raft", why };
         let Networks { control, data } = &self.networks;
         let raft = RaftNode::start_on(self.runtime.clone(), raft_id, &folder, control, data, self.raft_settings.clone()).await;
-        let raft = raft.map_err(|error| failed(error.to_string()))?;
+        let raft = raft.map_err(|error| match error {
+            RaftError::Store(error) if error.is_damage() => NodeError::DamagedRaft(error.to_string()),
+            other => failed(other.to_string()),
+        })?;
         let cluster = raft.applied().borrow().state.cluster().map(|cluster| cluster.id);
         if let Some(record) = cluster.filter(|record| *record != belief.view.cluster) {
             raft.shutdown().await;

@@ -135,6 +135,11 @@ impl Settings {
         replace_file(&path, format!("{HEADER}{text}").as_bytes())
     }
 
+    /// The free space that packages and modules leave to others, in bytes.
+    pub fn reserve(&self) -> u64 {
+        self.reserve_mib.saturating_mul(1024 * 1024)
+    }
+
     /// The runners, each as a command of words.
     ///
     /// # Errors

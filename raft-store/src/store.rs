@@ -125,6 +125,27 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// Whether what is on disk is not what was written there: opening it again would not help.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Engine(error) | Self::Write(WriteError::Failed(error)) => matches!(error, EngineError::Damaged { .. }),
+            Self::RowKey | Self::LogKey { .. } | Self::Misplaced { .. } | Self::Missing { .. } | Self::LogBegins { .. } => true,
+            // What cannot be read, although its bytes are those that were written, is of another build.
+            Self::Write(WriteError::Closed)
+            | Self::Snapshot(_)
+            | Self::Io { .. }
+            | Self::NewerFormat { .. }
+            | Self::Schema { .. }
+            | Self::Entry { .. }
+            | Self::Value { .. }
+            | Self::Encode(_)
+            | Self::Record(_)
+            | Self::Hole { .. } => false,
+        }
+    }
+}
+
 impl From<StoreError> for io::Error {
     fn from(error: StoreError) -> Self {
         Self::other(error)

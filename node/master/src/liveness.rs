@@ -53,6 +53,8 @@ pub struct Liveness {
     pub converging: BTreeMap<NodeName, PhaseClock>,
     /// The updates whose time in their phase counts: those that wait for a user, and those that install what ran or go back.
     pub phases: BTreeMap<UpdateId, PhaseClock>,
+    /// The Raft ids that nodes cannot use any more, as their stores are damaged.
+    pub broken: BTreeMap<NodeName, u64>,
 }
 
 impl Liveness {
@@ -67,6 +69,15 @@ impl Liveness {
         self.last_heard.insert(node.clone(), now);
         self.ready_until.retain(|(update, name), _| name != node || ready.contains(update));
         self.ready_until.extend(ready.iter().map(|update| ((*update, node.clone()), now.after(READY_LEASE))));
+    }
+
+    /// A node said under which Raft id it cannot take part in Raft any more; whether that is new.
+    pub fn say_broken(&mut self, node: &NodeName, raft_id: Option<u64>) -> bool {
+        let before = match raft_id {
+            Some(raft_id) => self.broken.insert(node.clone(), raft_id),
+            None => self.broken.remove(node),
+        };
+        before != raft_id
     }
 
     /// A node's session ended.

@@ -194,10 +194,15 @@ impl View<'_> {
         ranked
     }
 
+    /// Whether a node's store is damaged: under its Raft id it never comes back.
+    fn is_broken(&self, node: &Node) -> bool {
+        node.raft.raft_id().is_some_and(|id| self.liveness.broken.get(&node.name) == Some(&id))
+    }
+
     /// A node that votes stays a candidate while it is away: it is replaced only if there is another.
     fn is_candidate(&self, node: &Node) -> bool {
-        self.may_vote(node)
-            && (self.is_voter(node) || self.counts_as_there(node) && (node.raft != RaftRole::Member || self.is_there(node)))
+        let fit = self.may_vote(node) && !self.is_broken(node);
+        fit && (self.is_voter(node) || self.counts_as_there(node) && (node.raft != RaftRole::Member || self.is_there(node)))
     }
 
     /// At least two, so that a cluster can grow by two voters at once and never has an even number of them.
@@ -233,7 +238,12 @@ impl View<'_> {
         leaving.sort_by_key(|id| (self.is_alive(*id), *id));
         let target = self.target();
         let mut next = now.clone();
-        if let Some(new) = ready.first().filter(|_| now.len() == 1 && !leaving.is_empty()) {
+        let broken = self.record.nodes().values().filter(|node| self.is_broken(node)).filter_map(|node| node.raft.raft_id());
+        if let Some(broken) = broken.into_iter().find(|id| now.contains(id)) {
+            // It is of no use, whether or not there is another: its node comes back under a new Raft id.
+            next.remove(&broken);
+            next.extend(ready.first());
+        } else if let Some(new) = ready.first().filter(|_| now.len() == 1 && !leaving.is_empty()) {
             // The only voter can hand its mastership over only to another voter, so for a moment there are two.
             next.insert(*new);
         } else if now.len() < target {
@@ -261,7 +271,7 @@ impl View<'_> {
     }
 
     fn is_alive(&self, id: u64) -> bool {
-        self.record.nodes().values().any(|node| node.raft.raft_id() == Some(id) && self.is_there(node))
+        self.record.nodes().values().any(|node| node.raft.raft_id() == Some(id) && self.is_there(node) && !self.is_broken(node))
     }
 
     fn has_majority(&self, voters: &BTreeSet<u64>) -> bool {

@@ -63,6 +63,9 @@ pub struct NodeState {
     pub apart: Option<String>,
     /// The updates it knows of whose end it has not heard of.
     pub open: BTreeSet<UpdateId>,
+    /// The Raft id under which it cannot take part in Raft any more, as its store is damaged.
+    #[serde(default)]
+    pub broken: Option<u64>,
 }
 
 /// A report on its way to the master.

@@ -132,10 +132,12 @@ impl Session {
             FromNode::State(state) => {
                 let first = self.open.is_none();
                 self.open = Some(state.open.clone());
+                let broken = state.broken;
                 self.waiting.push_back(Said::State(state));
                 if first {
                     self.is_here(&BTreeSet::new());
                 }
+                self.reign.liveness.send_if_modified(|liveness| liveness.say_broken(&self.name, broken));
                 self.speak().await
             }
             FromNode::Report(report) => {
@@ -209,7 +211,7 @@ async fn work(reign: Arc<Reign>, name: NodeName, said: Said) -> Worked {
 }
 
 async fn state_said(reign: &Reign, name: NodeName, state: NodeState) {
-    let NodeState { facts, current, ephemeral, kept, apart, open: _ } = state;
+    let NodeState { facts, current, ephemeral, kept, apart, open: _, broken: _ } = state;
     let same = reign.applied().state.nodes().get(&name).is_some_and(|node| {
         let known = node.apart.as_ref().map(|apart| &apart.change);
         let same_software = node.current == current && node.ephemeral == ephemeral && node.kept == kept;

@@ -12,9 +12,11 @@ use tribune_raft_store::model::UpdateId;
 
 use super::said::Said;
 use super::{Acting, Ended, MasterSeen, Session};
-use crate::belief::{network_peer, record_peer};
+use crate::belief::{BeliefError, network_peer, record_peer};
 use crate::facts::facts;
 use crate::raft::Leadership;
+
+const PROBLEM: &str = "what the master says";
 
 impl<A: Acting> Session<A> {
     /// Speaks with the master until one of the two ends it.
@@ -69,6 +71,7 @@ impl<A: Acting> Session<A> {
             kept: standing.kept.clone(),
             apart: standing.apart.clone(),
             open: standing.updates.keys().copied().collect(),
+            broken: *self.broken.borrow(),
         };
         if speaker.state.as_ref() != Some(&state) {
             speaker.sender.send(&FromNode::State(Box::new(state.clone()))).await?;
@@ -102,9 +105,16 @@ impl<A: Acting> Session<A> {
             // The name may be another's by now.
             view.nodes.retain(|node| node.name != name);
         }
-        if let Err(error) = self.belief.learn(fence, &name, &view) {
-            tracing::error!(%error, "what the master says is not taken");
-            return Some(Ended::Over);
+        match self.belief.learn(fence, &name, &view) {
+            Ok(()) => self.problems.clear(PROBLEM),
+            Err(BeliefError::Disk(error)) => {
+                self.problems.set(PROBLEM, format!("{error}; until that can be written this node follows no master"));
+                return Some(Ended::Stuck);
+            }
+            Err(error) => {
+                tracing::error!(%error, "what the master says is not taken");
+                return Some(Ended::Over);
+            }
         }
         let master = network_peer(&named.peer);
         self.seen.send_if_modified(|seen| {

@@ -23,6 +23,7 @@ use tribune_p2p::rpc::RpcClient;
 use tribune_p2p::{Channel, Limits, Network, OpenError, PeerId};
 
 use crate::belief::{BeliefKeeper, REMOVED, network_peer, record_peer};
+use crate::problems::Problems;
 use crate::raft::Leadership;
 use crate::seat::Seat;
 use crate::settings::Settings;
@@ -89,8 +90,11 @@ pub(crate) struct Session<A> {
     pub(crate) peers: RpcClient,
     /// This node's part in Raft and as master, while it has one.
     pub(crate) seat: watch::Receiver<Option<Seat>>,
+    /// The Raft id whose store is damaged here.
+    pub(crate) broken: watch::Receiver<Option<u64>>,
     pub(crate) agent: A,
     pub(crate) seen: watch::Sender<MasterSeen>,
+    pub(crate) problems: Problems,
 }
 
 /// How a session ended.
@@ -100,6 +104,8 @@ enum Ended {
     Over,
     /// The stream broke.
     Lost,
+    /// What the master says cannot be written down here.
+    Stuck,
     /// The agent has ended: there is nothing to say any more.
     NoAgent,
     /// This node is in the cluster no more.
@@ -137,6 +143,7 @@ impl<A: Acting> Session<A> {
                 Ended::NoAgent => return,
                 Ended::Removed => {}
                 Ended::Over => sleep(AFTER_REFUSAL).await,
+                Ended::Stuck => sleep(LONGEST_PAUSE).await,
                 Ended::Lost => self.lost(master),
             }
         }

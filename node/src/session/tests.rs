@@ -107,8 +107,10 @@ async fn rig(folder: &Path) -> Rig {
         control,
         data,
         seat: watch::channel(None).1,
+        broken: watch::channel(None).1,
         agent: Scripted { directed: to_directed, standing: stands },
         seen,
+        problems: Problems::none(),
     };
     tokio::spawn(session.run());
     rig

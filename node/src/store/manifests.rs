@@ -78,7 +78,10 @@ impl Manifests {
 }
 
 fn at<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> BlobError + 'a {
-    move |source| BlobError::Io { action, path: path.to_owned(), source }
+    move |source| match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => BlobError::DiskFull { action, path: path.to_owned() },
+        _ => BlobError::Io { action, path: path.to_owned(), source },
+    }
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, BlobError> + Send + 'static) -> Result<T, BlobError> {

@@ -113,6 +113,8 @@ impl<'a> Upload<'a> {
             }
         }
         let texts: Vec<String> = container.header().packages().iter().map(|manifest| manifest.canonical()).collect();
+        let bytes: usize = texts.iter().map(String::len).sum();
+        self.runtime.block_on(self.inner.blobs.has_room(bytes as u64))?;
         let packages = self.inner.manifests.put(&texts)?;
         self.new.clear();
         let now = Instant::now();

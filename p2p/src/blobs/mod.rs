@@ -66,7 +66,10 @@ pub enum BlobError {
     #[error("blob {0} is being written already")]
     Busy(Hash),
     /// Writing would eat into the reserve of free space.
-    #[error("not enough space at {folder}: {needed} bytes are needed and {free} are free, of which {reserve} stay reserved", folder = folder.display())]
+    #[error(
+        "not enough space in {folder}: {needed} bytes are needed and {free} are free, of which {reserve} stay reserved; make room on its disk",
+        folder = folder.display()
+    )]
     NoSpace {
         /// The store's folder.
         folder: PathBuf,
@@ -76,6 +79,14 @@ pub enum BlobError {
         free: u64,
         /// Bytes that must stay free.
         reserve: u64,
+    },
+    /// The disk, or what this user may have of it, is full.
+    #[error("cannot {action} {path}: its disk is full; make room there", path = path.display())]
+    DiskFull {
+        /// What was being done.
+        action: &'static str,
+        /// To what.
+        path: PathBuf,
     },
     /// The system failed.
     #[error("cannot {action} {path}: {source}", path = path.display())]
@@ -94,7 +105,10 @@ pub enum BlobError {
 
 /// An IO error with its place.
 pub(crate) fn io_at<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> BlobError + 'a {
-    move |source| BlobError::Io { action, path: path.to_owned(), source }
+    move |source| match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => BlobError::DiskFull { action, path: path.to_owned() },
+        _ => BlobError::Io { action, path: path.to_owned(), source },
+    }
 }
 
 /// Runs `work` where it may block.

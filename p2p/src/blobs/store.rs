@@ -102,6 +102,15 @@ impl BlobStore {
         .await
     }
 
+    /// Whether so many more bytes leave the reserve of free space untouched, for whoever writes beside the store.
+    ///
+    /// # Errors
+    /// [`BlobError::NoSpace`] when they do not.
+    pub async fn has_room(&self, needed: u64) -> Result<(), BlobError> {
+        let inner = self.inner.clone();
+        blocking(move || inner.check_space(needed)).await
+    }
+
     /// Every blob in the store with its size in bytes, in the order of their signatures. Files that are no blobs are passed over.
     pub async fn list(&self) -> Result<Vec<(Hash, u64)>, BlobError> {
         let inner = self.inner.clone();

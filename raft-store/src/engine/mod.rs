@@ -210,6 +210,14 @@ pub enum EngineError {
         /// What is unknown.
         family: String,
     },
+    /// What is on disk is not what was written there.
+    #[error("the store in {folder} is damaged: {why}")]
+    Damaged {
+        /// Where.
+        folder: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
     /// It cannot be opened.
     #[error("the store in {folder} cannot be opened: {why}")]
     Open {

@@ -6,8 +6,8 @@
 use std::path::Path;
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, IteratorMode,
-    LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, ErrorKind,
+    IteratorMode, LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
 use super::{Batch, Durability, Engine, EngineError, Family, KeyRange, Op, Order, Rows};
@@ -41,6 +41,7 @@ impl RocksEngine {
     /// Opens the store in a folder, or makes a new one there. Only one process can have it open.
     pub fn open(folder: &Path) -> Result<Self, EngineError> {
         let options = database_options();
+        refuse_remains(folder)?;
         refuse_unknown_families(&options, folder)?;
         let cache = Cache::new_lru_cache(BLOCK_CACHE);
         let families = Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(&cache)));
@@ -48,6 +49,15 @@ impl RocksEngine {
         let db = DB::open_cf_descriptors(&options, folder, families.into_iter().chain([default]))
             .map_err(|e| open_error(folder, &e))?;
         Ok(Self { db })
+    }
+
+    fn read_error(&self, family: Family, error: &rocksdb::Error) -> EngineError {
+        let why = error.to_string();
+        if is_damage(error) {
+            EngineError::Damaged { folder: self.db.path().to_owned(), why }
+        } else {
+            EngineError::Read { family, why }
+        }
     }
 
     fn family(&self, family: Family) -> Result<&ColumnFamily, EngineError> {
@@ -98,18 +108,39 @@ fn refuse_unknown_families(options: &Options, folder: &Path) -> Result<(), Engin
     }
 }
 
+/// Refuses what is left of a store whose first file is gone: RocksDB would make a new, empty one of it.
+fn refuse_remains(folder: &Path) -> Result<(), EngineError> {
+    let remains = |name: &str| name.starts_with("MANIFEST-") || name.ends_with(".sst") || name.ends_with(".log");
+    if folder.join("CURRENT").exists() {
+        return Ok(());
+    }
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    match files.map(|file| file.file_name().to_string_lossy().into_owned()).find(|name| remains(name)) {
+        Some(found) => Err(EngineError::Damaged { folder: folder.into(), why: format!("it has {found}, and no file CURRENT") }),
+        None => Ok(()),
+    }
+}
+
 fn open_error(folder: &Path, error: &rocksdb::Error) -> EngineError {
     let why = error.to_string();
+    let folder = folder.to_owned();
     if why.contains("lock file") || why.contains("lock hold by current process") {
-        EngineError::InUse { folder: folder.into() }
+        EngineError::InUse { folder }
+    } else if is_damage(error) {
+        EngineError::Damaged { folder, why }
     } else {
-        EngineError::Open { folder: folder.into(), why }
+        EngineError::Open { folder, why }
     }
+}
+
+/// Whether what is on disk is to blame: a checksum that is wrong, or a file that is gone.
+fn is_damage(error: &rocksdb::Error) -> bool {
+    error.kind() == ErrorKind::Corruption || error.as_ref().contains("No such file or directory")
 }
 
 impl Engine for RocksEngine {
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
-        self.db.get_cf(self.family(family)?, key).map_err(|e| EngineError::Read { family, why: e.to_string() })
+        self.db.get_cf(self.family(family)?, key).map_err(|e| self.read_error(family, &e))
     }
 
     fn scan(&self, family: Family, range: KeyRange, order: Order) -> Rows<'_> {
@@ -132,7 +163,7 @@ impl Engine for RocksEngine {
         let rows = self.db.iterator_cf_opt(handle, options, mode);
         Box::new(rows.map(move |row| match row {
             Ok((key, value)) => Ok((key.into_vec(), value.into_vec())),
-            Err(e) => Err(EngineError::Read { family, why: e.to_string() }),
+            Err(e) => Err(self.read_error(family, &e)),
         }))
     }
 
@@ -201,6 +232,43 @@ mod tests {
         bytes[50_000] ^= 1;
         std::fs::write(&wal, bytes).unwrap();
         let error = RocksEngine::open(copy.path()).unwrap_err();
+        assert!(matches!(&error, EngineError::Damaged { folder, .. } if folder == copy.path()), "{error}");
         assert!(error.to_string().contains("orruption"), "{error}");
+    }
+
+    #[test]
+    fn a_damaged_table_is_an_error_when_it_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = RocksEngine::open(folder.path()).unwrap();
+        let mut batch = Batch::new();
+        for n in 0..2000_u32 {
+            batch.put(Family::Log, n.to_be_bytes(), blake3::hash(&n.to_be_bytes()).as_bytes().repeat(8));
+        }
+        engine.write(batch, Durability::Synced).unwrap();
+        engine.db.flush_cf(engine.family(Family::Log).unwrap()).unwrap();
+        drop(engine);
+        let files = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().path());
+        let table = files
+            .filter(|path| path.extension().is_some_and(|ending| ending == "sst"))
+            .max_by_key(|path| path.metadata().unwrap().len());
+        let table = table.unwrap();
+        let mut bytes = std::fs::read(&table).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&table, bytes).unwrap();
+        let engine = RocksEngine::open(folder.path()).unwrap();
+        let error = engine.scan(Family::Log, KeyRange::all(), Order::Ascending).find_map(Result::err).unwrap();
+        assert!(matches!(&error, EngineError::Damaged { .. }), "{error}");
+        assert!(error.to_string().contains(&format!("the store in {} is damaged", folder.path().display())), "{error}");
+    }
+
+    #[test]
+    fn what_is_left_of_a_store_is_not_taken_for_a_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(RocksEngine::open(folder.path()).unwrap());
+        std::fs::remove_file(folder.path().join("CURRENT")).unwrap();
+        let error = RocksEngine::open(folder.path()).unwrap_err();
+        assert!(error.to_string().contains("no file CURRENT"), "{error}");
+        assert!(matches!(error, EngineError::Damaged { .. }));
     }
 }

@@ -43,21 +43,16 @@ pub struct LogStore<S: Replicated = Record, RT = TokioRuntime> {
 }
 
 impl<S: Replicated, RT: AsyncRuntime> LogStore<S, RT> {
-    /// Reads back what the store knows. A log that cannot be one, because entries are missing from it, is refused.
+    /// Reads back what the store knows, all of the log too: one that cannot be one, because entries are damaged or missing, is refused
+    /// before anybody goes by it.
     pub fn open(writer: Writer) -> Result<Self, StoreError> {
         let engine = writer.engine();
         let vote = read_meta::<StoredVote>(engine, VOTE)?.map(Into::into);
         let committed = read_meta::<StoredLogId>(engine, COMMITTED)?.map(Into::into);
         let purged: Option<LogId> = read_meta::<StoredLogId>(engine, PURGED)?.map(Into::into);
-        let first = edge::<S>(engine, Order::Ascending)?;
-        let last = edge::<S>(engine, Order::Descending)?;
-        let expected = purged.as_ref().map_or(0, |id| id.index + 1);
-        if let Some(first) = &first
-            && first.index != expected
-        {
-            return Err(StoreError::LogBegins { found: first.index, expected });
-        }
-        let live = Live::new(vote, committed, purged, first.map(|id| id.index).zip(last));
+        let first = purged.as_ref().map_or(0, |id| id.index + 1);
+        let last = check_log::<S>(engine, first)?;
+        let live = Live::new(vote, committed, purged, last.map(|last| (first, last)));
         let shared = Arc::new(Shared::new(writer.keep_engine(), live));
         Ok(Self { shared, writer, runtime: PhantomData })
     }
@@ -68,16 +63,29 @@ impl<S: Replicated, RT: AsyncRuntime> LogStore<S, RT> {
     }
 }
 
-/// The id of the first or the last entry on disk.
-fn edge<S: Replicated>(engine: &dyn Engine, order: Order) -> Result<Option<LogId>, StoreError> {
-    let Some(row) = engine.scan(Family::Log, KeyRange::all(), order).next() else { return Ok(None) };
-    let (key, value) = row?;
-    Ok(Some(read_entry::<S>(&key, &value)?.log_id))
+/// Reads the whole log, which must begin at `first` and have no holes; the id of its last entry. Snapshots keep it short. What the
+/// entries between say is for who applies them.
+fn check_log<S: Replicated>(engine: &dyn Engine, first: u64) -> Result<Option<LogId>, StoreError> {
+    let mut last = None;
+    for (row, expected) in engine.scan(Family::Log, KeyRange::all(), Order::Ascending).zip(first..) {
+        let (key, value) = row?;
+        match index_of(&key)? {
+            index if index == expected => {}
+            found if last.is_none() => return Err(StoreError::LogBegins { found, expected }),
+            _ => return Err(StoreError::Missing { index: expected }),
+        }
+        last = Some((key, value));
+    }
+    last.map(|(key, value)| Ok(read_entry::<S>(&key, &value)?.log_id)).transpose()
+}
+
+fn index_of(key: &[u8]) -> Result<u64, StoreError> {
+    key.try_into().map(u64::from_be_bytes).map_err(|_| StoreError::LogKey { bytes: key.len() })
 }
 
 /// The entry of a row of the log.
 fn read_entry<S: Replicated>(key: &[u8], value: &[u8]) -> Result<LogEntry<S>, StoreError> {
-    let index = key.try_into().map(u64::from_be_bytes).map_err(|_| StoreError::LogKey { bytes: key.len() })?;
+    let index = index_of(key)?;
     let entry = decode_entry::<S>(value).map_err(|why| StoreError::Entry { index, why })?;
     if entry.log_id.index != index {
         return Err(StoreError::Misplaced { index, found: entry.log_id.index });

@@ -67,6 +67,8 @@ pub struct AgentConfig {
     pub runners: BTreeMap<Platform, Vec<String>>,
     /// The group, beside root and the user this runs as, whose members may open the process socket.
     pub process_group: Option<u32>,
+    /// Bytes of the disk that modules leave free.
+    pub reserve: u64,
 }
 
 /// Where modules come from.

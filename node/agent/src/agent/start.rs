@@ -55,10 +55,10 @@ pub(super) async fn begin(
     for folder in [&folders.logs, &folders.home, &state_folder(&config.data)] {
         make(folder)?;
     }
-    let storage = LocalStorage::open(folders.local.clone()).await?;
+    let storage = LocalStorage::open_with_reserve(folders.local.clone(), config.reserve).await?;
     let known: Option<String> = storage.load(RUN).await?;
     let began = if known.as_deref() == Some(hello.run.as_str()) { Began::AgentRestart } else { Began::NodeRestart };
-    let ephemeral = EphemeralStorage::new(folders.ephemeral.clone());
+    let ephemeral = EphemeralStorage::new(folders.ephemeral.clone(), config.reserve);
     let state = read_state(&storage, began).await?;
 
     let (managed, modules_now) = channel::channel(Arc::default());

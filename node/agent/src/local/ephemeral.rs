@@ -17,14 +17,16 @@ use super::{LocalError, LocalStorage, blocking, files};
 #[derive(Debug, Clone)]
 pub struct EphemeralStorage {
     folder: Arc<Path>,
+    /// Bytes of the disk that modules leave free.
+    reserve: u64,
     /// Each is opened once.
     opened: Arc<Mutex<BTreeMap<UpdateId, LocalStorage>>>,
 }
 
 impl EphemeralStorage {
-    /// The storage in this folder, which is made when something is put there.
-    pub fn new(folder: PathBuf) -> Self {
-        Self { folder: folder.into(), opened: Arc::default() }
+    /// The storage in this folder, which is made when something is put there. So many bytes of the disk stay free.
+    pub fn new(folder: PathBuf, reserve: u64) -> Self {
+        Self { folder: folder.into(), reserve, opened: Arc::default() }
     }
 
     /// Where an update keeps what it runs.
@@ -41,7 +43,7 @@ impl EphemeralStorage {
         if let Some(storage) = opened.get(&update) {
             return Ok(storage.clone());
         }
-        let storage = LocalStorage::open_ephemeral(self.place(update), update).await?;
+        let storage = LocalStorage::open_ephemeral(self.place(update), update, self.reserve).await?;
         opened.insert(update, storage.clone());
         Ok(storage)
     }

@@ -17,7 +17,10 @@ pub(super) const OLD: &str = ".old-";
 
 /// An error of the system with its place.
 pub(super) fn failed<'a>(doing: &'static str, path: &'a Path) -> impl Fn(io::Error) -> LocalError + 'a {
-    move |source| LocalError::File { doing, path: path.to_owned(), source }
+    move |source| match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => LocalError::DiskFull { doing, path: path.to_owned() },
+        _ => LocalError::File { doing, path: path.to_owned(), source },
+    }
 }
 
 /// Where tests end the process: before and after each change of the disk.

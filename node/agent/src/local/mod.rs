@@ -30,7 +30,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Mutex;
-use tribune_p2p::blobs::{BlobError, BlobStore};
+use tribune_p2p::blobs::{BlobError, BlobStore, DEFAULT_RESERVE};
 use tribune_package::archive::ArchiveError;
 use tribune_raft_store::model::{Generation, NodePlan, Signature, UpdateId};
 
@@ -69,6 +69,14 @@ pub enum LocalError {
         path: PathBuf,
         /// The system's answer.
         source: io::Error,
+    },
+    /// The disk, or what this user may have of it, is full.
+    #[error("cannot {doing} {}: its disk is full; make room there", path.display())]
+    DiskFull {
+        /// What was being done.
+        doing: &'static str,
+        /// To what.
+        path: PathBuf,
     },
     /// A file of local storage is not as it was written.
     #[error("{} is damaged: {problem}; put it back from a backup, or install the node's packages again", path.display())]
@@ -143,24 +151,33 @@ struct Inner {
 }
 
 impl LocalStorage {
-    /// Opens the folder, which is made if it is not there, and clears what a crash may have left.
+    /// Opens the folder, which is made if it is not there, and clears what a crash may have left. Modules leave
+    /// [`DEFAULT_RESERVE`] of the disk free.
     ///
     /// # Errors
     /// The folder cannot be written.
     pub async fn open(folder: PathBuf) -> Result<Self, LocalError> {
-        Self::open_disk(Disk::new(folder, None)).await
+        Self::open_with_reserve(folder, DEFAULT_RESERVE).await
+    }
+
+    /// The same, with so many bytes of the disk that modules leave free.
+    ///
+    /// # Errors
+    /// As [`LocalStorage::open`].
+    pub async fn open_with_reserve(folder: PathBuf, reserve: u64) -> Result<Self, LocalError> {
+        Self::open_disk(Disk::new(folder, None), reserve).await
     }
 
     /// The same, for what an ephemeral update puts beside local storage.
-    async fn open_ephemeral(folder: PathBuf, update: UpdateId) -> Result<Self, LocalError> {
-        Self::open_disk(Disk::new(folder, Some(update))).await
+    async fn open_ephemeral(folder: PathBuf, update: UpdateId, reserve: u64) -> Result<Self, LocalError> {
+        Self::open_disk(Disk::new(folder, Some(update)), reserve).await
     }
 
-    async fn open_disk(disk: Disk) -> Result<Self, LocalError> {
+    async fn open_disk(disk: Disk, reserve: u64) -> Result<Self, LocalError> {
         let disk = Arc::new(disk);
         let opened = disk.clone();
         blocking(move || opened.prepare()).await?;
-        let blobs = BlobStore::open(disk.modules()).await?;
+        let blobs = BlobStore::open_with_reserve(disk.modules(), reserve).await?;
         Ok(Self(Arc::new(Inner { disk, blobs, changing: Arc::default() })))
     }
 

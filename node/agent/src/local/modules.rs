@@ -97,6 +97,8 @@ impl LocalStorage {
         tracing::debug!(module = key, signature = %module.signature, "unpacked, since it {damage}");
         let path = self.blobs().path(&hash(&module.signature));
         let expected = measure_of(module);
+        // Unpacked, it takes up about as much as packed.
+        self.blobs().has_room(expected.size).await?;
         let module = key.to_owned();
         blocking(move || {
             files::replace_folder(&folder, |fresh| {

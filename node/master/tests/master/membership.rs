@@ -116,6 +116,43 @@ fn a_standby_is_promoted_only_when_it_is_caught_up_and_holds_every_blob() {
 }
 
 #[test]
+fn a_voter_whose_store_is_damaged_leaves_raft_at_once_and_comes_back_under_a_new_id() {
+    let mut world = World::new(&["a", "b", "c"]);
+    world.settle();
+    let broken = world.fleet.node("c").raft.raft_id().unwrap();
+    assert!(world.liveness.say_broken(&node("c"), Some(broken)));
+    assert!(!world.liveness.say_broken(&node("c"), Some(broken)), "that is known");
+    let Some(MembershipStep::SetVoters { voters }) = world.next() else { panic!("{:?}", world.next()) };
+    assert_eq!(voters, &world.raft.voters - &BTreeSet::from([broken]));
+    world.raft.voters = voters;
+    world.settle();
+    assert_eq!(world.voters(), ["a", "b", "c"]);
+    let again = world.fleet.node("c").raft.raft_id().unwrap();
+    assert!(again > broken, "{again} is not new");
+}
+
+#[test]
+fn a_spare_standby_takes_the_place_of_a_voter_whose_store_is_damaged() {
+    let mut world = World::new(&["a", "b", "c", "d"]);
+    world.settle();
+    let broken = world.fleet.node("b").raft.raft_id().unwrap();
+    world.liveness.say_broken(&node("b"), Some(broken));
+    world.settle();
+    assert_eq!((world.voters(), world.standbys()), (vec!["a".into(), "c".into(), "d".into()], vec!["b".into()]));
+}
+
+#[test]
+fn a_majority_of_damaged_stores_is_not_taken_out() {
+    let mut world = World::new(&["a", "b", "c"]);
+    world.settle();
+    for name in ["b", "c"] {
+        let broken = world.fleet.node(name).raft.raft_id();
+        world.liveness.say_broken(&node(name), broken);
+    }
+    assert_eq!(world.next(), None);
+}
+
+#[test]
 fn nodes_that_must_not_vote_do_not_and_those_preferred_do() {
     let mut world = World::new(&["a", "b", "c", "d", "e"]);
     world.prefer("b", VoterPreference::Never);

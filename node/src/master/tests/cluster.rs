@@ -245,6 +245,7 @@ impl Script {
             kept: BTreeMap::new(),
             apart: None,
             open: open.into_iter().collect(),
+            broken: None,
         };
         self.channel.send(&FromNode::State(Box::new(state))).await.unwrap();
     }

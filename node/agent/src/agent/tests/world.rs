@@ -281,6 +281,7 @@ impl World {
             platform: Platform::here(),
             runners: BTreeMap::new(),
             process_group: None,
+            reserve: 0,
         };
         let hello = Hello {
             protocol: 1,
