@@ -5,11 +5,13 @@
 
 pub mod cli;
 pub mod cluster;
+pub mod disk;
 pub mod package;
 pub mod probe;
 pub mod wait;
 
 pub use cli::Output;
 pub use cluster::{Cluster, Node, NodeOptions};
+pub use disk::SmallDisk;
 pub use package::PackageSource;
 pub use wait::eventually;

@@ -175,7 +175,7 @@ impl Master {
     pub async fn upload(&self, size: u64, receiver: &mut ChannelReceiver, caller: &Caller) -> ApiResult {
         let reign = self.reign()?;
         caller.may(Role::Publisher, "an upload")?;
-        let taken = uploads::take_in(&self.shared.store, size, receiver).await?;
+        let taken = uploads::take_in(&self.shared.store, &reign.name, size, receiver).await?;
         let copies = reign.spread(&taken.blobs).await?;
         let name = caller.name.as_deref().unwrap_or("somebody");
         tracing::info!(

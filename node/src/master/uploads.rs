@@ -26,8 +26,13 @@ const STEP: usize = 64 << 10;
 /// How long, once a majority has everything, the other voters are waited for: each more is a copy more.
 const STRAGGLERS: Duration = Duration::from_millis(500);
 
-/// Takes a file of `size` bytes in from a channel's body.
-pub(super) async fn take_in(store: &PackageStore, size: u64, receiver: &mut ChannelReceiver) -> Result<TakenIn, ApiError> {
+/// Takes a file of `size` bytes in from a channel's body, into the package store of this node.
+pub(super) async fn take_in(
+    store: &PackageStore,
+    name: &NodeName,
+    size: u64,
+    receiver: &mut ChannelReceiver,
+) -> Result<TakenIn, ApiError> {
     let (to, from) = tokio::io::duplex(PIPE);
     // In a task: it cleans up after itself also if this future is dropped.
     let store = store.clone();
@@ -48,7 +53,10 @@ pub(super) async fn take_in(store: &PackageStore, size: u64, receiver: &mut Chan
     match taken {
         Ok(Ok(taken)) => Ok(taken),
         Ok(Err(UploadError::File(error))) => Err(ApiError::Bad { what: error.to_string() }),
-        Ok(Err(UploadError::Store(error))) => Err(ApiError::Failed { what: error.to_string() }),
+        Ok(Err(UploadError::Store(error))) => {
+            let what = format!("the package store of node {name}: {error}; nothing of the file was kept, send it again");
+            Err(ApiError::Failed { what })
+        }
         Err(error) => Err(ApiError::Failed { what: format!("the upload was given up: {error}") }),
     }
 }

@@ -1,4 +1,4 @@
-//! What a user can get wrong: the message says what, where and what would be right, and nothing is lost or left half done.
+//! What a user can get wrong at the command line: descriptions, files, names, keys, tokens, folders, ports.
 
 use std::fs;
 use std::net::TcpListener;
@@ -10,30 +10,9 @@ use tempfile::TempDir;
 use tribune_tests::cli::tribune;
 use tribune_tests::{Cluster, Output, PackageSource};
 
+use crate::{names, refused, text};
+
 const ANYWHERE: [&str; 4] = ["--control", "/ip4/127.0.0.1/tcp/0", "--data-address", "/ip4/127.0.0.1/tcp/0"];
-
-/// That a command failed with this code, said all of these, printed no result and did not panic.
-fn refused(output: Output, code: i32, said: &[&str]) -> Result<()> {
-    let output = output.expect(code)?;
-    for part in said {
-        ensure!(output.stderr.contains(part), "tribune {}: {part:?} is not in\n{}", output.args.join(" "), output.stderr);
-    }
-    let quiet = output.stdout.is_empty() && !output.stderr.contains("panicked");
-    ensure!(quiet, "tribune {}:\n{}{}", output.args.join(" "), output.stdout, output.stderr);
-    Ok(())
-}
-
-fn text(path: &Path) -> String {
-    path.display().to_string()
-}
-
-/// The names of what is in a folder; none if there is no folder.
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut names: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
-}
 
 /// Every file of a folder that is not running, with its bytes.
 fn contents(folder: &Path) -> Result<Vec<(String, Vec<u8>)>> {
