@@ -73,7 +73,7 @@ fn a_vetoed_update_is_this_document() {
     let planned = json!({ "changes": [change], "modules": { "billing/billingd": "07".repeat(32) }, "from_local_storage": false });
     let node = |ballots: Value| {
         json!({
-            "step": "voted", "since_at": 5000, "round": 1, "changed": false, "generation_before": 3, "failure": null, "restarted": false,
+            "step": "voted", "since_at": 5000, "round": 1, "changed": false, "generation_before": 3, "failure": null, "restarted": false, "gone": false,
             "changes": [change], "ballots": ballots
         })
     };
@@ -152,7 +152,7 @@ fn nodes_processes_and_events_are_these_documents() {
             "packages": { "billing": "2.0.0" }, "ephemeral": null, "should": { "billing": "2.0.0" }, "apart": false, "drift": [],
             "modules": {},
             "desired": { "role": { "value": "edge", "required": false } }, "discovered": {}, "control_addresses": [],
-            "data_addresses": [], "joined_at": 500
+            "data_addresses": [], "joined_at": 500, "voter": null, "leaving_at": null
         }),
     );
     let process = ProcessInfo {

@@ -27,7 +27,7 @@ pub fn due(record: &Record, liveness: &Liveness, now: MasterClock, master: Optio
         commands.extend(match &update.phase {
             Phase::Queued { .. } => its_turn(record, update, liveness, now, master),
             Phase::Wave { wave } => go(update, *wave, liveness, now),
-            Phase::Vetoed | Phase::Held { .. } | Phase::Paused { .. } => undecided(update, liveness, now),
+            phase if phase.waits_for_user() => undecided(update, liveness, now),
             Phase::Verifying => Some(MasterCommand::Verified { update: update.id, discrepancies: verdict(record, update) }),
             _ => None,
         });
@@ -61,7 +61,7 @@ pub fn next_wake(record: &Record, liveness: &Liveness, now: MasterClock) -> Opti
         if let Phase::Queued { .. } = update.phase {
             times.push(liveness.began.after(GRACE));
         }
-        if let (Phase::Vetoed | Phase::Held { .. }, Some(clock)) = (&update.phase, liveness.phases.get(&update.id)) {
+        if let Some(clock) = liveness.phases.get(&update.id).filter(|_| update.phase.waits_for_user()) {
             times.push(clock.began.after(update.request.options.decide_within));
         }
         let open = update.nodes.iter().filter(|(_, node)| can_go_away(update, node));
