@@ -15,8 +15,11 @@ pub const LEFT_OUT_BY_DECISION: &str = "a decision left it out";
 pub const LEFT_OUT_BY_REGRESS: &str = "a regress took it out";
 /// Why a plan leaves out a node that went back by itself.
 pub const LEFT_OUT_APART: &str = "it went back by itself, and was not released";
+/// Why a plan leaves out a node of an update that was called off, and whose changed nodes cannot go back.
+pub const LEFT_OUT_CALLED_OFF: &str = "the update was called off before it changed there";
 /// The reasons for which a node that should have changed is left out: the update is then done in part only.
-pub const LEFT_OUT_PARTLY: [&str; 4] = [LEFT_OUT_AWAY, LEFT_OUT_BY_DECISION, LEFT_OUT_BY_REGRESS, LEFT_OUT_APART];
+pub const LEFT_OUT_PARTLY: [&str; 5] =
+    [LEFT_OUT_AWAY, LEFT_OUT_BY_DECISION, LEFT_OUT_BY_REGRESS, LEFT_OUT_APART, LEFT_OUT_CALLED_OFF];
 
 /// What is to be done, worked out by the planner.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -278,15 +278,24 @@ impl Record {
             return Err(Rejection::Outdated);
         }
         let why = format!("node {name} has been away for too long");
-        let changed = progress.changed;
-        self.change_progress(id, name, |progress| {
-            progress.step = if changed { Step::Failed } else { Step::Away };
+        let (changed, mut update) = (progress.changed, update.clone());
+        let progress = update.nodes.get_mut(name).ok_or(Rejection::Outdated)?;
+        if changed {
+            progress.step = Step::Failed;
             progress.since = at.time;
             progress.failure = Some(why.clone());
-            Ok(())
-        })?;
-        self.note(at, EventKind::NodeAway, About::both(id, name), why.clone());
-        self.after_failure(at, id, &why)?;
+        } else {
+            super::removal::miss(at, progress, name, &why);
+            update.ballot_revision += 1;
+        }
+        self.updates.put(id, update);
+        if changed {
+            self.note(at, EventKind::NodeAway, About::both(id, name), why.clone());
+            self.after_failure(at, id, &why)?;
+        } else {
+            self.note(at, EventKind::Veto, About::both(id, name), format!("{why}, which counts as a veto of {id}"));
+            self.count_ballots(at, id)?;
+        }
         Ok(Accepted::Done)
     }
 
@@ -316,7 +325,7 @@ impl Record {
     }
 
     /// Whether a package of the update says that its data cannot go back.
-    fn cannot_go_back(&self, update: &Update) -> bool {
+    pub(super) fn cannot_go_back(&self, update: &Update) -> bool {
         let Some(plan) = &update.plan else { return false };
         let mut changes = plan.nodes.values().flat_map(|node| &node.changes);
         changes.any(|change| {

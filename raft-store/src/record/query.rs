@@ -140,7 +140,7 @@ pub(super) fn vetoes(update: &Update) -> Vec<String> {
     for (name, node) in &update.nodes {
         for ballot in &node.ballots {
             if let Some(reason) = ballot.standing_veto() {
-                if node.gone && ballot.process.pid == 0 {
+                if ballot.process.pid == 0 {
                     sentences.push(reason.to_owned());
                     continue;
                 }

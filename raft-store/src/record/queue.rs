@@ -37,22 +37,7 @@ impl Record {
 
     fn lose_nodes(&mut self, at: At, holder: UpdateId, wanted: &[NodeName], regress: UpdateId) -> Result<(), Rejection> {
         let mut update = self.update(holder)?.clone();
-        let mut taken = Vec::new();
-        for name in wanted {
-            if let Some(progress) = update.nodes.remove(name) {
-                taken.push((name, progress));
-            }
-        }
-        if let Some(plan) = &mut update.plan {
-            plan.revision += 1;
-            for (name, _) in &taken {
-                plan.nodes.remove(*name);
-                plan.left_out.insert((*name).clone(), LEFT_OUT_BY_REGRESS.to_owned());
-                // A wave may become empty: the others keep their numbers.
-                plan.waves.iter_mut().for_each(|wave| wave.retain(|other| other != *name));
-            }
-        }
-        update.ballot_revision += 1;
+        let taken = leave_out(&mut update, wanted, LEFT_OUT_BY_REGRESS);
         let (phase, empty) = (update.phase.clone(), update.nodes.is_empty());
         let changed = taken.iter().any(|(_, progress)| progress.changed);
         self.updates.put(holder, update);
@@ -69,6 +54,22 @@ impl Record {
             _ => self.work_out(at, holder),
         }
     }
+}
+
+/// Takes nodes out of an update that has begun, for this reason; gives what they had come to.
+pub(super) fn leave_out<'a>(update: &mut Update, nodes: &'a [NodeName], why: &str) -> Vec<(&'a NodeName, NodeProgress)> {
+    let taken: Vec<_> = nodes.iter().filter_map(|name| Some((name, update.nodes.remove(name)?))).collect();
+    if let Some(plan) = &mut update.plan {
+        plan.revision += 1;
+        for (name, _) in &taken {
+            plan.nodes.remove(*name);
+            plan.left_out.insert((*name).clone(), why.to_owned());
+            // A wave may become empty: the others keep their numbers.
+            plan.waves.iter_mut().for_each(|wave| wave.retain(|other| other != *name));
+        }
+    }
+    update.ballot_revision += 1;
+    taken
 }
 
 /// Whether an update has begun and holds its nodes.

@@ -206,9 +206,15 @@ fn leave(at: At, progress: &mut NodeProgress, name: &NodeName, why: &str) {
         }
         return;
     }
-    progress.step = Step::Away;
-    progress.failure = Some(why.to_owned());
     // What its processes said went with it as well. A user goes on without it, by any decision but to ask again.
+    miss(at, progress, name, why);
+}
+
+/// A node is not there, and has not begun to change over: that counts as its veto.
+pub(super) fn miss(at: At, progress: &mut NodeProgress, name: &NodeName, why: &str) {
+    progress.step = Step::Away;
+    progress.since = at.time;
+    progress.failure = Some(why.to_owned());
     let process = ProcessRef { name: format!("node {name}"), pid: 0, start_time: 0 };
     progress.ballots =
         vec![BallotCast { process, answer: Answer::Veto { reason: why.to_owned() }, lapsed: false, overruled: false }];

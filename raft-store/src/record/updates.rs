@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::apply::{About, At};
+use super::queue::leave_out;
 use super::{KEPT_UPDATES, Record};
 use crate::command::{Accepted, Evidence, Rejection, Response};
 use crate::model::{
-    Answer, Author, Decision, DecisionTaken, EventKind, NodeName, NodeProgress, Outcome, Phase, Plan, RequestId, Span, Step,
-    Update, UpdateId, UpdateKind, UpdateRequest, WayBack,
+    Answer, Author, Decision, DecisionTaken, EventKind, LEFT_OUT_CALLED_OFF, NodeName, NodeProgress, Outcome, Phase, Plan,
+    RequestId, Span, Step, Update, UpdateId, UpdateKind, UpdateRequest, WayBack,
 };
 
 /// The most updates that are open at a time.
@@ -199,8 +200,7 @@ impl Record {
         self.updates.put(id, update);
         self.note(at, EventKind::Decision, About::update(id), text);
         match decision {
-            Decision::Abort if held => self.go_back(at, id, "a user decided so")?,
-            Decision::Abort => self.end(at, id, Outcome::Aborted, Some("a user decided so".into()))?,
+            Decision::Abort => self.call_off(at, id, "a user decided so")?,
             Decision::Force { .. } if held => self.go_on(at, id)?,
             Decision::AskAgain => {
                 self.enter(at, id, Phase::Asking)?;
@@ -217,29 +217,46 @@ impl Record {
             return Err(Rejection::Outdated);
         }
         let why = format!("nobody decided within {}", update.request.options.decide_within);
-        let changed = update.nodes.values().any(|node| node.changed);
         match update.phase {
-            Phase::Vetoed => self.end(at, id, Outcome::Aborted, Some(why))?,
-            Phase::Held { .. } => self.go_back(at, id, &why)?,
-            Phase::Paused { .. } if changed => self.go_back(at, id, &why)?,
-            Phase::Paused { .. } => self.end(at, id, Outcome::Aborted, Some(why))?,
+            Phase::Vetoed | Phase::Held { .. } | Phase::Paused { .. } => self.call_off(at, id, &why)?,
             _ => return Err(Rejection::Outdated),
         }
         Ok(Accepted::Done)
     }
 
+    /// An update is given up: what it changed goes back, or stays where it cannot go back.
+    fn call_off(&mut self, at: At, id: UpdateId, why: &str) -> Result<(), Rejection> {
+        let update = self.update(id)?;
+        let stays = update.nodes.values().any(|node| matches!(node.step, Step::Go | Step::Started | Step::Settled));
+        match &update.phase {
+            _ if !update.nodes.values().any(|node| node.changed) => self.end(at, id, Outcome::Aborted, Some(why.to_owned())),
+            Phase::Wave { wave } | Phase::Paused { wave, .. } | Phase::Held { wave } if stays && self.cannot_go_back(update) => {
+                let wave = *wave;
+                self.stop_there(at, id, wave, why)
+            }
+            _ => self.go_back(at, id, why),
+        }
+    }
+
+    /// The data of what was changed cannot go back: the nodes that were not changed are left out, and the others stay.
+    fn stop_there(&mut self, at: At, id: UpdateId, wave: u32, why: &str) -> Result<(), Rejection> {
+        let mut update = self.update(id)?.clone();
+        let unchanged: Vec<NodeName> =
+            update.nodes.iter().filter(|(_, node)| !node.changed).map(|(name, _)| name.clone()).collect();
+        leave_out(&mut update, &unchanged, LEFT_OUT_CALLED_OFF);
+        update.reason = Some(format!("{why}; what it changed stays, as its data cannot go back"));
+        self.updates.put(id, update);
+        self.enter(at, id, Phase::Wave { wave })?;
+        self.work_out(at, id)
+    }
+
     pub(super) fn cancel(&mut self, at: At, id: UpdateId, by: &Author) -> Response {
         let update = self.update(id)?;
-        let why = format!("{} cancelled it", by.name);
-        let changed = update.nodes.values().any(|node| node.changed);
-        match update.phase {
-            Phase::Ended { .. } | Phase::Regressing => {
-                let phase = update.phase.to_string();
-                return Err(Rejection::Phase { update: id, phase, why: "there is nothing to cancel".into() });
-            }
-            _ if changed => self.go_back(at, id, &why)?,
-            _ => self.end(at, id, Outcome::Aborted, Some(why))?,
+        if let Phase::Ended { .. } | Phase::Regressing = update.phase {
+            let phase = update.phase.to_string();
+            return Err(Rejection::Phase { update: id, phase, why: "there is nothing to cancel".into() });
         }
+        self.call_off(at, id, &format!("{} cancelled it", by.name))?;
         Ok(Accepted::Update { update: id })
     }
 
@@ -320,6 +337,7 @@ fn ask_again(at: At, update: &mut Update) {
     for node in update.nodes.values_mut().filter(|node| !node.gone && node.ballots.iter().any(vetoed)) {
         node.step = Step::Planned;
         node.since = at.time;
+        node.failure = None;
         node.round += 1;
         // Who was overruled cannot veto this update again.
         node.ballots.retain(|ballot| ballot.overruled);

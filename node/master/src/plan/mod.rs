@@ -3,6 +3,7 @@
 //! One idea: a plan is computed whole, with all its blockers at once, and lists the version of exactly what it read; so it
 //! can be shown without doing anything, and committed only if it is still true.
 
+mod boundaries;
 mod change;
 mod converge;
 mod drift;
@@ -14,8 +15,8 @@ mod waves;
 use std::collections::{BTreeMap, BTreeSet};
 
 use tribune_raft_store::model::{
-    Blocker, LEFT_OUT_APART, LEFT_OUT_AWAY, LEFT_OUT_BY_DECISION, LEFT_OUT_BY_REGRESS, NeedKey, Node, NodeName, PackageId, Plan,
-    Update, UpdateKind, UpdateRequest,
+    Blocker, Discrepancy, LEFT_OUT_APART, LEFT_OUT_AWAY, LEFT_OUT_BY_DECISION, LEFT_OUT_BY_REGRESS, NeedKey, Node, NodeName,
+    PackageId, Plan, Update, UpdateKind, UpdateRequest,
 };
 use tribune_raft_store::record::Record;
 
@@ -88,10 +89,10 @@ impl<'a> Planner<'a> {
             whole &= self.node(node, packages);
         }
         self.drift(&wanted);
+        self.plan.waves = waves::waves(self.record, self.request.options.strategy, self.plan.nodes.keys(), master);
         if whole && !self.plan.nodes.is_empty() {
             self.check_needs();
         }
-        self.plan.waves = waves::waves(self.record, self.request.options.strategy, self.plan.nodes.keys(), master);
         if self.plan.nodes.is_empty() && self.plan.blockers.is_empty() {
             let what = self.why_nothing();
             self.plan.blockers.push(Blocker::NothingToDo { what });
@@ -145,13 +146,14 @@ impl<'a> Planner<'a> {
     /// Needs that the plan breaks, on any node. What it installs counts on nothing that only runs until a restart.
     fn check_needs(&mut self) {
         let running = self.check_needs_of(World::Now, &BTreeSet::new());
+        self.check_boundaries(&running);
         if !self.request.options.ephemeral {
             self.check_needs_of(World::AfterRestarts, &running);
         }
     }
 
     /// The same for one of the two. Those that are unmet already are not the plan's doing, and `known` ones were found before. Gives
-    /// all that it finds.
+    /// all that is unmet before or after.
     fn check_needs_of(&mut self, world: World, known: &BTreeSet<NeedKey>) -> BTreeSet<NeedKey> {
         let before = match world {
             World::Now => Installed::now(self.record),
@@ -170,17 +172,12 @@ impl<'a> Planner<'a> {
             if world == World::AfterRestarts {
                 need.found.push_str(" once nodes were restarted");
             }
-            if kind == Kind::Module {
-                let (node, module, needs) = (need.node, need.module, need.needs);
-                self.plan.blockers.push(Blocker::Dependency { node, module, needs });
-            } else if self.request.options.accept_discrepancies.iter().any(|api| api.as_str() == need.need_name()) {
-                self.plan.accepted.push(need);
-            } else {
-                self.plan.blockers.push(Blocker::Need(need));
-            }
+            self.breaks(need, kind);
         }
         let touched = needs::touched_apis(&before, &after, plans.keys());
-        self.plan.apis = needs::take(&before, &after, plans.keys());
+        if world == World::Now {
+            self.plan.apis = needs::take(&before, &after, plans.keys());
+        }
         for (name, modules) in &before.nodes {
             if modules.iter().any(|has| needs::apis_of(has).any(|api| touched.contains(api)))
                 && let Some(node) = self.record.nodes().get(*name)
@@ -188,7 +185,20 @@ impl<'a> Planner<'a> {
                 self.read_node(node);
             }
         }
+        found.extend(was);
         found
+    }
+
+    /// The plan breaks a need: a blocker, unless the submitter accepts it by name.
+    fn breaks(&mut self, need: Discrepancy, kind: Kind) {
+        if kind == Kind::Module {
+            let (node, module, needs) = (need.node, need.module, need.needs);
+            self.plan.blockers.push(Blocker::Dependency { node, module, needs });
+        } else if self.request.options.accept_discrepancies.iter().any(|api| api.as_str() == need.need_name()) {
+            self.plan.accepted.push(need);
+        } else {
+            self.plan.blockers.push(Blocker::Need(need));
+        }
     }
 
     fn why_nothing(&self) -> String {

@@ -323,3 +323,35 @@ fn a_master_that_heard_of_nobody_blocks_and_does_not_panic() {
     let empty = tribune_raft_store::record::Record::default();
     assert_eq!(plan(&empty, &request, &nobody, None).nodes.len(), 0);
 }
+
+/// Nodes `a` and `b`, where `b` asks for what `a` provides; both come in an incompatible version at once.
+fn both_change(reach: &str) -> (Fleet, UpdateRequest) {
+    let mut fleet = Fleet::new(&["a", "b"]);
+    let ledger = |version: &str| json!({ "name": "ledgerd", "run": ["l"], "provides": [format!("ledger.api@{version}")] });
+    let bill = |range: &str| json!({ "name": "billd", "run": ["b"], "consumes": [format!("ledger.api@{range}{reach}")] });
+    let old = publish(&mut fleet, "ledger", "1.0.0", &[ledger("1.0.0")]);
+    let new = publish(&mut fleet, "ledger", "2.0.0", &[ledger("2.0.0")]);
+    let one = publish(&mut fleet, "bill", "1.0.0", &[bill("^1")]);
+    let two = publish(&mut fleet, "bill", "2.0.0", &[bill("^2")]);
+    has(&mut fleet, "a", &[old]);
+    has(&mut fleet, "b", &[one]);
+    let mut request = install(&["a"], &[new]);
+    request.targets.nodes.insert(node("b"), [two].into());
+    (fleet, request)
+}
+
+#[test]
+fn a_need_that_is_unmet_only_between_two_waves_is_found() {
+    for reach in ["", " every"] {
+        let (fleet, mut request) = both_change(reach);
+        let plan = planned(&fleet, &request);
+        let between = sentences(&plan);
+        assert!(between.len() == 1 && between[0].contains("after wave 1 of 2"), "{between:?}");
+        request.options.accept_discrepancies.insert("ledger.api".parse().unwrap());
+        let accepted = planned(&fleet, &request);
+        assert_eq!((accepted.blockers.len(), accepted.accepted.len()), (0, 1));
+        request.options.accept_discrepancies.clear();
+        request.options.strategy = RolloutStrategy::Together;
+        assert_eq!(sentences(&planned(&fleet, &request)), [] as [&str; 0], "nothing lives side by side");
+    }
+}

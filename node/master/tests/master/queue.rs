@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use tribune_master::{MasterClock, due};
-use tribune_raft_store::command::MasterCommand;
+use tribune_raft_store::command::{MasterCommand, UserCommand};
 use tribune_raft_store::model::*;
 
 use crate::fleet::{Fleet, accepts, install, node, process, vetoes};
@@ -174,4 +174,86 @@ fn a_regress_that_takes_the_last_node_ends_the_update() {
     assert_eq!(*fleet.phase(update), Phase::Ended { outcome: Outcome::Aborted });
     let next = submit(&mut fleet, install(&["b"], &[two]));
     assert_eq!(behind(&fleet, next), [back]);
+}
+
+/// An update to a package whose data cannot go back, of which the first of two nodes has changed over.
+fn half_done() -> (Fleet, UpdateId) {
+    let mut fleet = Fleet::new(&["a", "b"]);
+    let manifest = crate::fleet::manifest("app", "1.0.0", json!({ "regress": "no" }), &[module(json!({}))]);
+    let app = fleet.publish(&manifest);
+    let update = submit(&mut fleet, install(&["a", "b"], &[app]));
+    for name in ["a", "b"] {
+        fleet.vote(update, name, &[]);
+    }
+    for name in ["a", "b"] {
+        fleet.report(update, name, NodeReport::Staged).unwrap();
+    }
+    fleet.become_ready(update, "b");
+    fleet.change_over(update, "b");
+    (fleet, update)
+}
+
+#[test]
+fn an_update_whose_data_cannot_go_back_stops_where_it_is_when_it_is_cancelled() {
+    let (mut fleet, update) = half_done();
+    fleet.order(UserCommand::Cancel { update }, None).unwrap();
+    assert_eq!(*fleet.phase(update), Phase::Verifying);
+    fleet.tell(MasterCommand::Verified { update, discrepancies: Vec::new() }).unwrap();
+    assert_eq!(*fleet.phase(update), Phase::Ended { outcome: Outcome::CompletedInPart });
+    assert_eq!((fleet.node("b").should.len(), fleet.node("a").should.len()), (1, 0));
+    let row = fleet.update(update);
+    assert_eq!(row.plan.as_ref().unwrap().left_out[&node("a")], LEFT_OUT_CALLED_OFF);
+    assert!(row.reason.as_ref().unwrap().contains("cannot go back"), "{:?}", row.reason);
+    assert!(fleet.record.tombstones().is_empty());
+}
+
+#[test]
+fn one_whose_data_cannot_go_back_waits_for_the_node_that_is_changing_over_when_it_is_cancelled() {
+    let (mut fleet, update) = half_done();
+    fleet.become_ready(update, "a");
+    fleet.tell(MasterCommand::Go { update, nodes: [node("a")].into() }).unwrap();
+    fleet.order(UserCommand::Cancel { update }, None).unwrap();
+    assert_eq!(*fleet.phase(update), Phase::Wave { wave: 1 });
+    let current = fleet.generation("a", &fleet.update(update).plan.clone().unwrap().nodes[&node("a")]);
+    fleet.report(update, "a", NodeReport::Settled { current }).unwrap();
+    fleet.tell(MasterCommand::Verified { update, discrepancies: Vec::new() }).unwrap();
+    assert_eq!(*fleet.phase(update), Phase::Ended { outcome: Outcome::Completed }, "nothing was left to leave out");
+}
+
+#[test]
+fn a_node_that_goes_away_before_its_changeover_counts_as_a_veto() {
+    let mut fleet = Fleet::new(&["a", "b"]);
+    let (update, _) = app_2(&mut fleet);
+    fleet.vote(update, "a", &[accepts(process("svc", 1))]);
+    fleet.tell(MasterCommand::Away { update, node: node("b") }).unwrap();
+    assert_eq!(*fleet.phase(update), Phase::Vetoed);
+    fleet.decide(update, Decision::AskAgain, None).unwrap();
+    assert_eq!((fleet.phase(update), fleet.step(update, "b")), (&Phase::Asking, Step::Planned));
+    fleet.tell(MasterCommand::Away { update, node: node("b") }).unwrap();
+    // Forced, it goes on without the node: that has nothing to change over with.
+    fleet.decide(update, Decision::Force { why: "it burnt down".into() }, None).unwrap();
+    assert_eq!(*fleet.phase(update), Phase::Distributing);
+    fleet.report(update, "a", NodeReport::Staged).unwrap();
+    fleet.become_ready(update, "a");
+    fleet.change_over(update, "a");
+    fleet.tell(MasterCommand::Verified { update, discrepancies: Vec::new() }).unwrap();
+    assert_eq!(*fleet.phase(update), Phase::Ended { outcome: Outcome::CompletedInPart });
+}
+
+#[test]
+fn a_node_that_goes_away_between_the_changeovers_of_others_holds_the_update() {
+    let mut fleet = Fleet::new(&["a", "b"]);
+    let (update, _) = app_2(&mut fleet);
+    for name in ["a", "b"] {
+        fleet.vote(update, name, &[]);
+    }
+    for name in ["a", "b"] {
+        fleet.report(update, name, NodeReport::Staged).unwrap();
+    }
+    fleet.become_ready(update, "b");
+    fleet.change_over(update, "b");
+    fleet.tell(MasterCommand::Away { update, node: node("a") }).unwrap();
+    assert_eq!(*fleet.phase(update), Phase::Held { wave: 1 });
+    let about = fleet.record.waiting(fleet.update(update)).unwrap().waiting_for;
+    assert!(format!("{about:?}").contains("node a has been away for too long"), "{about:?}");
 }
