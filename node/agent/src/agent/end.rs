@@ -26,31 +26,30 @@ impl Task {
         self.note_apart(&journal).await?;
         self.answer_local(&journal);
         self.remember_failure(&journal).await?;
-        let changed_nothing = !matches!(journal.stage, Stage::Settled { .. });
         let told = OutcomeTold { update: journal.name.clone(), outcome: shown(outcome), reason: reason.clone() };
         // Who never spoke can hear nothing, and never says that it has.
         let telling = Telling::begin(told, journal.asked.keys().copied().filter(|process| self.state.spoke.contains(process)));
         tracing::info!(update = %journal.name, %outcome, reason = reason.as_deref().unwrap_or(""), "the update is over");
         journal.stage = Stage::Ended { telling };
-        let (name, asked) = (journal.name.clone(), journal.asked.keys().copied().collect::<Vec<_>>());
+        let asked: Vec<_> = journal.asked.keys().copied().collect();
         self.write(journal).await?;
         for process in asked {
             self.desk.watch(process).await;
-            if changed_nothing && matches!(outcome, Outcome::Aborted | Outcome::Rejected) {
-                let reason = reason.clone().unwrap_or_else(|| "it was given up".into());
-                self.tell(process, NodeMessage::Aborted(Aborted { update: name.clone(), reason })).await;
-            }
             self.tell_outcome(id, process).await;
         }
         self.clear_away().await?;
         Ok(Moved::Yes)
     }
 
-    /// Tells a process the outcome, if it has not acknowledged it.
+    /// Tells a process the outcome, if it has not acknowledged it: that nothing was changed also in the words for that.
     pub(super) async fn tell_outcome(&mut self, id: UpdateId, process: ProcessId) {
         let Some(open) = self.state.updates.get(&id) else { return };
         let Stage::Ended { telling } = &open.journal.stage else { return };
         if let Some(told) = telling.hello(process).cloned() {
+            if told.outcome == protocol::Outcome::Aborted {
+                let reason = told.reason.clone().unwrap_or_else(|| "it was given up".into());
+                self.tell(process, NodeMessage::Aborted(Aborted { update: told.update.clone(), reason })).await;
+            }
             self.tell(process, NodeMessage::Outcome(told)).await;
         }
     }
