@@ -41,7 +41,15 @@ pub struct Node {
     pub name: String,
     /// Its data folder.
     pub data: PathBuf,
+    /// Whether it may be a voter.
+    voter: Voter,
     keeper: Option<Child>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Voter {
+    May,
+    Never,
 }
 
 /// Some nodes that are a cluster. When it is dropped, no process of theirs is left.
@@ -92,7 +100,8 @@ impl Cluster {
             let rest: String = written.lines().filter(|line| !line.starts_with(key)).map(|line| format!("{line}\n")).collect();
             fs::write(&file, format!("{}\n{rest}", options.settings))?;
         }
-        let mut node = Node { name, data, keeper: None };
+        let voter = if options.args.iter().any(|arg| arg == "never") { Voter::Never } else { Voter::May };
+        let mut node = Node { name, data, voter, keeper: None };
         node.run()?;
         self.nodes.push(node);
         Ok(())
@@ -100,7 +109,7 @@ impl Cluster {
 
     /// Waits until every node is in session with the master, and the voters are as many as they should be.
     pub fn settle(&self) -> Result<()> {
-        let voters = match self.nodes.len() {
+        let voters = match self.nodes.iter().filter(|node| node.voter == Voter::May).count() {
             0..3 => 1,
             3..5 => 3,
             _ => 5,
@@ -231,6 +240,21 @@ impl Node {
         let agents = processes()?.into_iter().filter(|process| process.is_agent() && process.belongs_to(&self.data));
         agents.for_each(|process| kill(process.pid));
         Ok(())
+    }
+
+    /// Stops its agent in the middle of whatever it does, until [`Node::resume_agent`].
+    pub fn pause_agent(&self) -> Result<()> {
+        self.signal_agent(Signal::STOP)
+    }
+
+    /// Lets its agent go on.
+    pub fn resume_agent(&self) -> Result<()> {
+        self.signal_agent(Signal::CONT)
+    }
+
+    fn signal_agent(&self, signal: Signal) -> Result<()> {
+        let agent = self.agent()?.and_then(|agent| Pid::from_raw(i32::try_from(agent).ok()?)).context("the node has no agent")?;
+        Ok(kill_process(agent, signal)?)
     }
 
     /// The pid of its agent.

@@ -10,6 +10,7 @@
 //! | `defer MS REASON` | defers them |
 //! | `slow MS` | accepts after so long |
 //! | `slow-ready MS` | takes so long to its safe point |
+//! | `hold-answer`, `hold-ready` | answers no proposal, or does not come to its safe point, until it is told to `go-on` |
 //! | `late-veto UPDATE REASON` | vetoes an update after it has answered |
 //! | `exit CODE` | ends |
 
@@ -17,7 +18,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::exit;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -32,6 +33,26 @@ struct Script {
     ballot: Ballot,
     slow: Duration,
     slow_ready: Duration,
+}
+
+/// What it does not do before it is told to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Held {
+    Answer,
+    Ready,
+}
+
+static HELD: Mutex<Option<Held>> = Mutex::new(None);
+static GO_ON: Condvar = Condvar::new();
+
+fn hold(held: Option<Held>) {
+    *HELD.lock().unwrap_or_else(PoisonError::into_inner) = held;
+    GO_ON.notify_all();
+}
+
+fn wait_while(held: Held) {
+    let now = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+    drop(GO_ON.wait_while(now, |now| *now == Some(held)));
 }
 
 type Shared = Arc<Mutex<Script>>;
@@ -60,6 +81,7 @@ impl Handler for Probe {
         let script = self.script();
         // What a test asks for: a process that takes its time.
         std::thread::sleep(script.slow);
+        wait_while(Held::Answer);
         log(Said::Answered { answer: format!("{:?}", script.ballot) });
         script.ballot
     }
@@ -71,6 +93,7 @@ impl Handler for Probe {
     fn on_changeover_pending(&mut self, told: &ChangeoverPending) {
         log(Said::Pending { update: told.update.clone() });
         std::thread::sleep(self.script().slow_ready);
+        wait_while(Held::Ready);
         log(Said::Ready { update: told.update.clone() });
     }
 
@@ -146,6 +169,9 @@ fn obey(stream: UnixStream, script: &Shared, session: &Session) -> Result<()> {
                 }
                 "slow" => script.slow = millis(rest)?,
                 "slow-ready" => script.slow_ready = millis(rest)?,
+                "hold-answer" => hold(Some(Held::Answer)),
+                "hold-ready" => hold(Some(Held::Ready)),
+                "go-on" => hold(None),
                 "late-veto" => {
                     let (update, reason) = rest.split_once(' ').unwrap_or((rest, ""));
                     session.veto(update, reason)?;
