@@ -201,3 +201,77 @@ fn a_voter_that_stays_away_is_replaced_and_updates_go_on() -> Result<()> {
     ensure!(stored.exists(), "n4 has no package store");
     Ok(())
 }
+
+/// Copies a folder; sockets and pipes are made anew by who needs them.
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (kind, target) = (entry.file_type()?, to.join(entry.file_name()));
+        if kind.is_dir() {
+            copy_folder(&entry.path(), &target)?;
+        } else if kind.is_file() {
+            fs::copy(entry.path(), &target)?;
+        }
+    }
+    Ok(())
+}
+
+fn copies_noted(at: &Node) -> Result<usize> {
+    let events = at.cli(&["events", "-o", "json", "-n", "200"])?.expect(0)?.stdout;
+    Ok(events.lines().filter(|line| line.contains("clone_refused")).count())
+}
+
+#[test]
+fn a_copied_disk_is_turned_away_until_the_first_is_gone() -> Result<()> {
+    let mut cluster = Cluster::start(3)?;
+    // An agent that was started again is no copy, and neither is a node whose keeper was.
+    cluster.node("n3").kill_agent()?;
+    cluster.settle()?;
+    cluster.node_mut("n3").kill_node_processes()?;
+    cluster.node_mut("n3").run()?;
+    cluster.settle()?;
+    ensure!(copies_noted(&cluster.nodes[0])? == 0, "a restart was taken for a copy");
+
+    cluster.node_mut("n3").stop()?;
+    let data = cluster.folder().join("copy");
+    copy_folder(&cluster.node("n3").data, &data)?;
+    let settings = fs::read_to_string(data.join("node.toml"))?;
+    let ports_of_its_own: Vec<String> = settings
+        .lines()
+        .map(|line| match line.starts_with("control = ") || line.starts_with("data = ") {
+            true => format!("{}0\"", &line[..=line.rfind('/').unwrap_or(0)]),
+            false => line.to_owned(),
+        })
+        .collect();
+    fs::write(data.join("node.toml"), ports_of_its_own.join("\n"))?;
+    cluster.node_mut("n3").run()?;
+    cluster.settle()?;
+
+    let mut copy = Node::at("copy", data);
+    copy.run()?;
+    eventually("the copy says that it is one", || {
+        let status = copy.json(&["status"])?;
+        ensure!(status["problems"].to_string().contains("data folder is a copy"), "{status}");
+        ensure!(status["problems"].to_string().contains("join --replace n3"), "{status}");
+        ensure!(status["master"].is_null(), "{status}");
+        Ok(Some(()))
+    })?;
+    event(&cluster.nodes[0], "clone_refused", "n3")?;
+    ensure!(copies_noted(&cluster.nodes[0])? == 1, "it tries again and again, and is noted once");
+    let node = listed(&cluster.nodes[0], "n3")?.context("n3 is not there")?;
+    let address = cluster.node("n3").address()?;
+    ensure!(node["connected"] == true && address.starts_with(node["control_addresses"][0].as_str().unwrap_or("none")), "{node}");
+    // The first goes on: an update of it completes.
+    let file = package(&cluster, "1.0.0")?;
+    install(&cluster.nodes[0], &file, &["n3"])?;
+    ensure!(copy.pid("p/m")?.is_none(), "the copy was given an update");
+
+    cluster.node_mut("n3").kill_all()?;
+    eventually("the copy takes over", || {
+        let now = listed(&cluster.nodes[0], "n3")?.context("n3 is not there")?;
+        let status = copy.json(&["status"])?;
+        ensure!(status["problems"].as_array().is_some_and(Vec::is_empty), "{status}");
+        Ok((now["connected"] == true && now["control_addresses"] != node["control_addresses"]).then_some(()))
+    })
+}

@@ -15,6 +15,7 @@
 mod api;
 pub mod belief;
 pub mod client;
+mod copied;
 pub mod data;
 mod disk;
 pub mod error;

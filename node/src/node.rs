@@ -19,6 +19,7 @@ use tribune_p2p::transfer::{Fetcher, serve_blobs};
 
 use crate::api::{Api, UserSocket};
 use crate::belief::{Belief, BeliefKeeper, record_peer};
+use crate::copied::{self, Copied};
 use crate::data::DataFolder;
 use crate::error::NodeError;
 use crate::facts::VERSION;
@@ -218,6 +219,8 @@ impl Starting {
         let seat = watch::Sender::new(None);
         let broken = watch::Sender::new(None);
         let problems = Problems::none();
+        let (to_copied, copied) = watch::channel(Copied::No);
+        tokio::spawn(copied::follow(networks.control.turned_away(), name.clone(), problems.clone(), to_copied));
         let modules = Modules {
             me,
             own: store.blobs().clone(),
@@ -284,6 +287,7 @@ impl Starting {
             seat,
             broken,
             problems,
+            copied,
         };
         let seat = tokio::spawn(seats.run(stop.clone()).instrument(span));
         tracing::info!(node = %name, peer = %me, "the node runs");

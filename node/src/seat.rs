@@ -18,6 +18,7 @@ use tribune_p2p::{Channel, PeerId};
 use tribune_raft_store::command::{Birth, Body, MasterCommand, Rejection};
 
 use crate::belief::{Belief, record_peer};
+use crate::copied::Copied;
 use crate::data::{DataFolder, read_json, remove_file, replace_file};
 use crate::error::{NodeError, file_error};
 use crate::init::FIRST_RAFT_ID;
@@ -69,6 +70,7 @@ pub(crate) struct SeatKeeper {
     /// The Raft id whose store is damaged here.
     pub(crate) broken: watch::Sender<Option<u64>>,
     pub(crate) problems: Problems,
+    pub(crate) copied: watch::Receiver<Copied>,
 }
 
 /// Why a seat was left.
@@ -76,6 +78,8 @@ pub(crate) struct SeatKeeper {
 enum Left {
     /// The view gives the node another one, or none.
     Moved,
+    /// The node is a copy of another, which has the seat.
+    Copied,
     /// Raft failed.
     Failed(String),
     /// The node stops.
@@ -90,7 +94,8 @@ impl SeatKeeper {
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), NodeError> {
         while !stop.is_cancelled() {
             let belief = self.belief.borrow_and_update().clone();
-            let Some(raft_id) = belief.role().raft_id() else {
+            let copied = *self.copied.borrow_and_update() == Copied::Yes;
+            let Some(raft_id) = belief.role().raft_id().filter(|_| !copied) else {
                 self.problems.clear(PROBLEM);
                 self.wait_for(None, &stop).await;
                 continue;
@@ -161,6 +166,7 @@ impl SeatKeeper {
         };
         tokio::select! {
             changed = self.belief.changed() => if changed.is_err() { stop.cancelled().await },
+            changed = self.copied.changed() => if changed.is_err() { stop.cancelled().await },
             () = stop.cancelled() => {}
             () = passed => {}
         }
@@ -221,6 +227,10 @@ impl SeatKeeper {
         tokio::select! {
             moved = self.belief.wait_for(|belief| belief.role().raft_id() != Some(raft_id)) => match moved {
                 Ok(_) => Left::Moved,
+                Err(_) => Left::Stop,
+            },
+            copied = self.copied.wait_for(|copied| *copied == Copied::Yes) => match copied {
+                Ok(_) => Left::Copied,
                 Err(_) => Left::Stop,
             },
             failed = failed.wait_for(Option::is_some) => {

@@ -165,6 +165,11 @@ impl Cluster {
 }
 
 impl Node {
+    /// A node in this data folder, which does not run.
+    pub fn at(name: &str, data: PathBuf) -> Self {
+        Self { name: name.to_owned(), data, keeper: None }
+    }
+
     /// Runs it.
     pub fn run(&mut self) -> Result<()> {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.data.with_extension("log"))?;

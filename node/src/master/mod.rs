@@ -8,12 +8,14 @@
 //! - `published`: the record as the tasks see it;
 //! - `sessions` and `session`: the nodes' sessions;
 //! - `coordinator`: drives updates;
+//! - `copies`: second nodes with one identity;
 //! - `members` and `replicas`: who is voter and standby, and that each holds the package store;
 //! - `orders`, `queries`, `answers`: what users ask;
 //! - `view`: who is in the cluster, for the nodes.
 
 mod answers;
 mod coordinator;
+mod copies;
 mod members;
 mod orders;
 mod published;

@@ -16,7 +16,7 @@ use tracing::{debug, info};
 use super::access::AllowList;
 use super::address::without_peer;
 use super::error::OpenError;
-use super::gate::Gate;
+use super::gate::{Gate, Passage};
 use super::presence::Presence;
 
 /// How long a shutdown waits for connections to say goodbye.
@@ -35,6 +35,9 @@ pub(super) enum Command {
     Connect { peer: PeerId, addresses: Vec<Multiaddr>, reply: oneshot::Sender<Result<(), OpenError>> },
     /// Close all connections to `peer`.
     Disconnect { peer: PeerId },
+    /// Do nothing any more, and keep everything as it is.
+    #[cfg(test)]
+    Freeze { reply: oneshot::Sender<()> },
     /// Close listeners and connections, and end.
     ShutDown { reply: oneshot::Sender<()> },
 }
@@ -46,6 +49,26 @@ struct Dialling {
     failed: BTreeSet<Multiaddr>,
     failures: Vec<String>,
     waiting: Vec<oneshot::Sender<Result<(), OpenError>>>,
+    /// The connection that was made, until it is known whether it may be used.
+    made: Option<ConnectionId>,
+}
+
+/// Second processes with the key of one that is connected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopySeen {
+    /// Whose key.
+    pub peer: PeerId,
+    /// From where it came.
+    pub from: Multiaddr,
+}
+
+/// What a network says of copies of nodes.
+#[derive(Debug, Clone)]
+pub(super) struct Copies {
+    /// The last that was turned away here, counted.
+    pub(super) seen: watch::Sender<(u64, Option<CopySeen>)>,
+    /// When a peer last turned this process away, and which.
+    pub(super) turned_away: watch::Sender<Option<(PeerId, Instant)>>,
 }
 
 pub(super) struct Driver {
@@ -54,6 +77,7 @@ pub(super) struct Driver {
     list: watch::Receiver<Arc<AllowList>>,
     presence: Presence,
     listening: watch::Sender<Vec<Multiaddr>>,
+    copies: Copies,
     /// Tells those that accept streams that the network is gone.
     _gone: DropGuard,
     dialling: HashMap<PeerId, Dialling>,
@@ -69,11 +93,12 @@ impl Driver {
         commands: mpsc::Receiver<Command>,
         list: watch::Receiver<Arc<AllowList>>,
         presence: Presence,
-        listening: watch::Sender<Vec<Multiaddr>>,
+        (listening, copies): (watch::Sender<Vec<Multiaddr>>, Copies),
         gone: DropGuard,
         silence: Duration,
     ) -> Self {
-        Self { swarm, commands, list, presence, listening, _gone: gone, dialling: HashMap::new(), alive: HashMap::new(), silence }
+        let (dialling, alive) = (HashMap::new(), HashMap::new());
+        Self { swarm, commands, list, presence, listening, copies, _gone: gone, dialling, alive, silence }
     }
 
     /// Runs until it is told to stop, or until the last handle of the network is dropped.
@@ -86,6 +111,11 @@ impl Driver {
                 command = self.commands.recv() => match command {
                     Some(Command::Connect { peer, addresses, reply }) => self.connect(peer, addresses, reply),
                     Some(Command::Disconnect { peer }) => self.swarm.behaviour_mut().gate.close(peer),
+                    #[cfg(test)]
+                    Some(Command::Freeze { reply }) => {
+                        let _ = reply.send(());
+                        std::future::pending::<()>().await;
+                    }
                     Some(Command::ShutDown { reply }) => break Some(reply),
                     None => break None,
                 },
@@ -197,19 +227,49 @@ impl Driver {
         }
     }
 
+    /// Those that wait for a connection to this peer hear what came of it.
+    fn dialled(&mut self, peer: PeerId, what: &dyn Fn() -> Result<(), OpenError>) {
+        for reply in self.dialling.remove(&peer).into_iter().flat_map(|dialling| dialling.waiting) {
+            let _ = reply.send(what());
+        }
+    }
+
+    fn on_passage(&mut self, passage: Passage) {
+        match passage {
+            Passage::Usable(peer) => {
+                self.presence.usable(peer);
+                self.dialled(peer, &|| Ok(()));
+            }
+            Passage::TurnedAway(peer) => {
+                debug!(%peer, "turned away: another process with this node's identity is connected there");
+                self.copies.turned_away.send_replace(Some((peer, Instant::now())));
+                self.dialled(peer, &|| Err(OpenError::Copy(peer)));
+            }
+            Passage::Copy { peer, from } => {
+                info!(%peer, %from, "turned away a second process with the identity of a node that is connected");
+                self.copies.seen.send_modify(|(count, seen)| {
+                    *count += 1;
+                    *seen = Some(CopySeen { peer, from });
+                });
+            }
+        }
+    }
+
     fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
-            SwarmEvent::ConnectionEstablished { peer_id, connection_id, .. } => {
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
                 self.alive.insert(connection_id, (peer_id, Instant::now()));
-                self.presence.usable(peer_id);
-                if let Some(dialling) = self.dialling.remove(&peer_id) {
-                    for reply in dialling.waiting {
-                        let _ = reply.send(Ok(()));
-                    }
+                if let Some(dialling) = self.dialling.get_mut(&peer_id).filter(|_| endpoint.is_dialer()) {
+                    dialling.made = Some(connection_id);
                 }
             }
+            SwarmEvent::Behaviour(BehaviourEvent::Gate(passage)) => self.on_passage(passage),
             SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, cause, .. } => {
                 self.alive.remove(&connection_id);
+                if self.dialling.get(&peer_id).is_some_and(|dialling| dialling.made == Some(connection_id)) {
+                    // Who waits sees that it cannot be used, and tries again.
+                    self.dialled(peer_id, &|| Ok(()));
+                }
                 debug!(peer = %peer_id, ?cause, left = num_established, "connection closed");
             }
             SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => self.dial_failed(peer, &error),

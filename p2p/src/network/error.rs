@@ -90,6 +90,9 @@ pub enum OpenError {
         "{0} closed the connection at once: this node may not be in its list of members, or too many new nodes are connecting"
     )]
     Closed(PeerId),
+    /// Another process with this node's key is connected to the peer, and answers there.
+    #[error("{0} is connected with another process that has this node's identity: is this a copy of its disk?")]
+    Copy(PeerId),
     /// The peer said no.
     #[error("{peer} refused {protocol}: {refusal}")]
     Refused {

@@ -1,10 +1,12 @@
 //! The gate: which connections a network lets in, and which it closes again.
 //!
-//! A libp2p behaviour without streams of its own. It stands before the others in the swarm's behaviour, so that a connection it denies
-//! is never seen by them.
+//! A libp2p behaviour with one short exchange of its own ([`instance`](super::instance)). It stands before the others in the swarm's
+//! behaviour, so that a connection it denies is never seen by them.
+//!
+//! When a member's key comes a second time, from another process, the connection that was there first is asked: if it answers, the newer
+//! one is turned away, as a copied disk. If it does not, it is closed, and the newer one is let in.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,13 +16,14 @@ use libp2p::PeerId;
 use libp2p::core::transport::PortUse;
 use libp2p::core::{Endpoint, Multiaddr};
 use libp2p::swarm::{
-    CloseConnection, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent,
-    ToSwarm, dummy,
+    CloseConnection, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, NotifyHandler, THandler, THandlerInEvent,
+    THandlerOutEvent, ToSwarm,
 };
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::access::{Admission, AllowList, Standing};
+use super::instance::{Handler, Heard, Instance, Say, Verdict};
 use super::presence::Presence;
 
 /// Connections that are still proving who they are. A handshake takes well under a second, so this is only reached under attack.
@@ -59,10 +62,43 @@ enum Ground {
     Dialled,
 }
 
+/// Whether a connection may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Entry {
+    /// The peer has not said which process it is.
+    Unknown,
+    /// An older connection of another process with its key is being asked.
+    Waits(Instance),
+    /// It is this process, and is let in.
+    Admitted(Instance),
+    /// It is turned away.
+    Copy,
+}
+
 #[derive(Debug)]
 struct Held {
     peer: PeerId,
     ground: Ground,
+    from: Multiaddr,
+    entry: Entry,
+    /// Whether the peer has let this process in.
+    told: bool,
+}
+
+/// What the gate tells the network.
+#[derive(Debug)]
+pub(super) enum Passage {
+    /// Streams to this peer can be opened.
+    Usable(PeerId),
+    /// A second process with this peer's key was turned away.
+    Copy {
+        /// Whose key.
+        peer: PeerId,
+        /// From where it came.
+        from: Multiaddr,
+    },
+    /// This peer turned this process away: another with its key is connected there.
+    TurnedAway(PeerId),
 }
 
 /// See the module.
@@ -75,6 +111,9 @@ pub(super) struct Gate {
     deadlines: VecDeque<(Instant, ConnectionId)>,
     timer: Pin<Box<Sleep>>,
     closing: VecDeque<(PeerId, ConnectionId)>,
+    own: Instance,
+    saying: VecDeque<(PeerId, ConnectionId, Say)>,
+    passages: VecDeque<Passage>,
     presence: Presence,
 }
 
@@ -88,6 +127,9 @@ impl Gate {
             deadlines: VecDeque::new(),
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
             closing: VecDeque::new(),
+            own: Instance::draw(),
+            saying: VecDeque::new(),
+            passages: VecDeque::new(),
             presence,
         }
     }
@@ -127,16 +169,118 @@ impl Gate {
         }
     }
 
-    fn hold(&mut self, id: ConnectionId, peer: PeerId, ground: Ground) {
-        self.held.insert(id, Held { peer, ground });
+    fn hold(&mut self, id: ConnectionId, peer: PeerId, ground: Ground, from: &Multiaddr) -> Handler {
+        self.held.insert(id, Held { peer, ground, from: from.clone(), entry: Entry::Unknown, told: false });
         self.presence.arrive(peer);
+        Handler::new(self.own)
     }
 
-    /// A connection has been closed, by whomever.
+    /// A connection has been closed, by whomever, or is being closed.
     fn forget(&mut self, id: ConnectionId) {
         let Some(Held { peer, .. }) = self.held.remove(&id) else { return };
-        if !self.held.values().any(|held| held.peer == peer) {
+        if self.held.values().any(|held| held.peer == peer) {
+            self.admit_who_waited(peer);
+        } else {
             self.presence.leave(peer);
+        }
+    }
+
+    fn close_one(&mut self, id: ConnectionId) {
+        if let Some(held) = self.held.get(&id) {
+            self.closing.push_back((held.peer, id));
+            self.forget(id);
+        }
+    }
+
+    /// The connections of a member that are let in, and belong to another process than this one.
+    fn rivals(&self, peer: PeerId, instance: Instance) -> Vec<ConnectionId> {
+        let rival = |held: &Held| held.peer == peer && matches!(held.entry, Entry::Admitted(other) if other != instance);
+        self.held.iter().filter(|(_, held)| rival(held)).map(|(id, _)| *id).collect()
+    }
+
+    fn set(&mut self, id: ConnectionId, entry: Entry) {
+        if let Some(held) = self.held.get_mut(&id) {
+            held.entry = entry;
+        }
+    }
+
+    fn let_in(&mut self, peer: PeerId, id: ConnectionId, instance: Instance) {
+        self.set(id, Entry::Admitted(instance));
+        self.saying.push_back((peer, id, Say::Verdict(Verdict::Admitted)));
+        self.tell_if_usable(id);
+    }
+
+    fn tell_if_usable(&mut self, id: ConnectionId) {
+        if let Some(Held { peer, entry: Entry::Admitted(_), told: true, .. }) = self.held.get(&id) {
+            self.passages.push_back(Passage::Usable(*peer));
+        }
+    }
+
+    /// A peer said which process it is.
+    fn said(&mut self, peer: PeerId, id: ConnectionId, instance: Instance) {
+        let Some(held) = self.held.get(&id) else { return };
+        match held.entry {
+            // It is asked whether it lives, and so asks whether it is let in.
+            Entry::Admitted(before) if before == instance => return self.let_in(peer, id, instance),
+            Entry::Unknown => {}
+            Entry::Waits(_) | Entry::Copy => return,
+            // A connection has one process.
+            Entry::Admitted(_) => return self.close_one(id),
+        }
+        // Many programs may use a user's key at once.
+        let rivals = match held.ground {
+            Ground::Listed(Standing::Member) => self.rivals(peer, instance),
+            _ => Vec::new(),
+        };
+        if rivals.is_empty() {
+            return self.let_in(peer, id, instance);
+        }
+        self.set(id, Entry::Waits(instance));
+        self.saying.extend(rivals.into_iter().map(|rival| (peer, rival, Say::Anew)));
+    }
+
+    fn waiting(&self, peer: PeerId) -> Vec<(ConnectionId, Instance)> {
+        let waits = self.held.iter().filter(|(_, held)| held.peer == peer);
+        waits.filter_map(|(id, held)| if let Entry::Waits(instance) = held.entry { Some((*id, instance)) } else { None }).collect()
+    }
+
+    /// Lets in those that waited for connections that are gone now.
+    fn admit_who_waited(&mut self, peer: PeerId) {
+        for (id, instance) in self.waiting(peer) {
+            if self.rivals(peer, instance).is_empty() {
+                self.let_in(peer, id, instance);
+            }
+        }
+    }
+
+    /// An older connection answered: those that waited are turned away.
+    fn turn_away(&mut self, peer: PeerId, older: ConnectionId) {
+        let Some(Entry::Admitted(known)) = self.held.get(&older).map(|held| held.entry) else { return };
+        for (id, instance) in self.waiting(peer) {
+            if instance == known {
+                continue;
+            }
+            let from = self.held.get(&id).map_or_else(Multiaddr::empty, |held| held.from.clone());
+            self.set(id, Entry::Copy);
+            self.saying.push_back((peer, id, Say::Verdict(Verdict::Copy)));
+            self.passages.push_back(Passage::Copy { peer, from });
+        }
+    }
+
+    /// The peer told what it makes of this process.
+    fn told(&mut self, peer: PeerId, id: ConnectionId, verdict: Verdict) {
+        match verdict {
+            Verdict::Admitted => {
+                if let Some(held) = self.held.get_mut(&id) {
+                    held.told = true;
+                }
+                self.tell_if_usable(id);
+                self.turn_away(peer, id);
+            }
+            Verdict::Copy => {
+                self.passages.push_back(Passage::TurnedAway(peer));
+                self.close_one(id);
+            }
         }
     }
 
@@ -172,7 +316,7 @@ impl Gate {
                 }
             }
             self.deadlines.pop_front();
-            if let Some(&Held { peer, ground: Ground::Joiner | Ground::Removed }) = self.held.get(&id) {
+            if let Some(&Held { peer, ground: Ground::Joiner | Ground::Removed, .. }) = self.held.get(&id) {
                 self.close(peer);
             }
         }
@@ -180,8 +324,8 @@ impl Gate {
 }
 
 impl NetworkBehaviour for Gate {
-    type ConnectionHandler = dummy::ConnectionHandler;
-    type ToSwarm = Infallible;
+    type ConnectionHandler = Handler;
+    type ToSwarm = Passage;
 
     fn handle_pending_inbound_connection(
         &mut self,
@@ -201,22 +345,21 @@ impl NetworkBehaviour for Gate {
         id: ConnectionId,
         peer: PeerId,
         _: &Multiaddr,
-        _: &Multiaddr,
+        from: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
         self.handshakes.remove(&id);
         let ground = self.admit(peer).map_err(ConnectionDenied::new)?;
         if let (Ground::Joiner | Ground::Removed, Admission::JoinersToo(limits)) = (ground, self.admission) {
             self.deadlines.push_back((Instant::now() + limits.time, id));
         }
-        self.hold(id, peer, ground);
-        Ok(dummy::ConnectionHandler)
+        Ok(self.hold(id, peer, ground, from))
     }
 
     fn handle_established_outbound_connection(
         &mut self,
         id: ConnectionId,
         peer: PeerId,
-        _: &Multiaddr,
+        to: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
@@ -224,8 +367,7 @@ impl NetworkBehaviour for Gate {
             Standing::Unknown | Standing::Removed => Ground::Dialled,
             standing => Ground::Listed(standing),
         };
-        self.hold(id, peer, ground);
-        Ok(dummy::ConnectionHandler)
+        Ok(self.hold(id, peer, ground, to))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
@@ -244,12 +386,23 @@ impl NetworkBehaviour for Gate {
         }
     }
 
-    fn on_connection_handler_event(&mut self, _: PeerId, _: ConnectionId, event: THandlerOutEvent<Self>) {
-        match event {}
+    fn on_connection_handler_event(&mut self, peer: PeerId, id: ConnectionId, event: THandlerOutEvent<Self>) {
+        match event {
+            Heard::Instance(instance) => self.said(peer, id, instance),
+            Heard::Verdict(verdict) => self.told(peer, id, verdict),
+            Heard::Silent | Heard::Answered(Verdict::Copy) => self.close_one(id),
+            Heard::Answered(Verdict::Admitted) => {}
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
         self.expire(cx);
+        if let Some(passage) = self.passages.pop_front() {
+            return Poll::Ready(ToSwarm::GenerateEvent(passage));
+        }
+        if let Some((peer_id, id, event)) = self.saying.pop_front() {
+            return Poll::Ready(ToSwarm::NotifyHandler { peer_id, handler: NotifyHandler::One(id), event });
+        }
         match self.closing.pop_front() {
             Some((peer_id, id)) => Poll::Ready(ToSwarm::CloseConnection { peer_id, connection: CloseConnection::One(id) }),
             None => Poll::Pending,

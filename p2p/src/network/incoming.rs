@@ -10,6 +10,7 @@ use futures::StreamExt;
 use libp2p::{PeerId, Stream};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::timeout;
 use tokio_util::compat::FuturesAsyncReadCompatExt;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -23,6 +24,8 @@ use crate::channel::{Channel, Limits};
 pub(super) const QUEUE: usize = 64;
 /// Streams of one protocol that are being answered.
 const MAX_GREETINGS: usize = 128;
+/// How long a stream waits until its connection may be used.
+const USABLE_WITHIN: Duration = Duration::from_secs(5);
 /// The first message on every stream, from the peer that was called.
 pub(super) const GREETING_LIMITS: Limits =
     Limits { max_frame: 1024, send_time: Duration::from_secs(5), recv_time: Some(Duration::from_secs(10)) };
@@ -96,6 +99,10 @@ impl Door {
     }
 
     async fn greet(&self, peer: PeerId, stream: Stream, to: &mpsc::Sender<Arrival>) {
+        // The peer may be let in by this side a moment before this side is told that it is let in by the peer.
+        if timeout(USABLE_WITHIN, self.presence.wait_usable(peer)).await.is_err() {
+            return;
+        }
         let Some(stream) = self.presence.attach(peer, stream.compat()) else { return };
         let mut channel = Channel::new(stream, GREETING_LIMITS);
         let standing = self.list.borrow().standing(&peer);

@@ -9,6 +9,7 @@ mod driver;
 mod error;
 mod gate;
 mod incoming;
+mod instance;
 mod open;
 mod presence;
 mod stall;
@@ -29,13 +30,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+pub use driver::CopySeen;
 pub use access::{Admission, AllowList, JoinerLimits, MAX_ADDRESSES, Standing, Who};
 pub use error::{NetworkError, OpenError, Refusal};
 pub use incoming::{Arrival, Incoming};
 
 use crate::channel::Limits;
 use crate::identity::Identity;
-use driver::{Behaviour, Command, Driver};
+use driver::{Behaviour, Command, Copies, Driver};
 use gate::Gate;
 use incoming::{Door, QUEUE};
 use presence::Presence;
@@ -105,6 +107,7 @@ struct Shared {
     list: watch::Sender<Arc<AllowList>>,
     presence: Presence,
     listening: watch::Receiver<Vec<Multiaddr>>,
+    copies: Copies,
     gone: CancellationToken,
 }
 
@@ -132,7 +135,9 @@ impl Network {
         let gone = CancellationToken::new();
         let guard = gone.clone().drop_guard();
         let silence = config.ping_every + config.ping_within;
-        let driver = Driver::new(swarm, from_handles, list.subscribe(), presence.clone(), listening, guard, silence);
+        let copies = Copies { seen: watch::Sender::new((0, None)), turned_away: watch::Sender::new(None) };
+        let told = (listening, copies.clone());
+        let driver = Driver::new(swarm, from_handles, list.subscribe(), presence.clone(), told, guard, silence);
         let span = tracing::info_span!("network", name = config.name);
         tokio::spawn(driver.run().instrument(span));
 
@@ -144,7 +149,7 @@ impl Network {
             Err(_) => return Err(unbound(&config.listen, &to_listening.borrow())),
         }
         let peer_id = identity.peer_id();
-        let shared = Shared { config, peer_id, commands, control, list, presence, listening: to_listening, gone };
+        let shared = Shared { config, peer_id, commands, control, list, presence, listening: to_listening, copies, gone };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -167,6 +172,16 @@ impl Network {
     /// The peers that are connected now; the receiver is told of every change.
     pub fn connections(&self) -> watch::Receiver<BTreeSet<PeerId>> {
         self.shared.presence.connected()
+    }
+
+    /// Second processes with the key of a member that is connected, and answers: how many were turned away, and the last. A copied disk.
+    pub fn copies(&self) -> watch::Receiver<(u64, Option<CopySeen>)> {
+        self.shared.copies.seen.subscribe()
+    }
+
+    /// The peer that last turned this process away, and when, since another process with its key is connected there.
+    pub fn turned_away(&self) -> watch::Receiver<Option<(PeerId, tokio::time::Instant)>> {
+        self.shared.copies.turned_away.subscribe()
     }
 
     /// Closes every connection to `peer`; its streams break. It may come again.
@@ -197,6 +212,15 @@ impl Network {
         };
         tokio::spawn(door.keep(streams, self.shared.gone.clone(), to));
         Ok(Incoming { arrivals })
+    }
+
+    /// Stops answering, as a process does that hangs.
+    #[cfg(test)]
+    async fn freeze(&self) {
+        let (reply, done) = oneshot::channel();
+        if self.shared.commands.send(Command::Freeze { reply }).await.is_ok() {
+            let _ = done.await;
+        }
     }
 
     /// Closes listeners and connections. When this returns the ports are free again.

@@ -60,6 +60,12 @@ impl Presence {
         Some(CutStream { stream, for_reads, for_writes })
     }
 
+    /// Returns once streams to `peer` can be opened.
+    pub(super) async fn wait_usable(&self, peer: PeerId) {
+        // The sender is held here, so this does not fail.
+        let _ = self.connected.subscribe().wait_for(|peers| peers.contains(&peer)).await;
+    }
+
     pub(super) fn is_usable(&self, peer: &PeerId) -> bool {
         self.connected.borrow().contains(peer)
     }

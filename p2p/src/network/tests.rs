@@ -387,3 +387,79 @@ async fn dropping_the_last_handle_ends_the_network() {
     drop(network);
     assert!(timeout(LONG, incoming.next()).await.unwrap().is_none());
 }
+
+/// A second process with the key of a peer.
+async fn copy_of(peer: &Peer) -> Peer {
+    let config = NetworkConfig::new("copy", [loopback()]);
+    let network = Network::start(&peer.identity, config).await.unwrap();
+    Peer { identity: peer.identity.clone(), network }
+}
+
+#[tokio::test]
+async fn a_second_process_with_a_members_key_is_turned_away_while_the_first_answers() {
+    let (a, b) = couple().await;
+    let mut first = a.open(&b, ECHO).await.unwrap();
+    let copy = copy_of(&a).await;
+    copy.network.set_allowed(members(&[&a, &b]));
+    let refused = copy.open(&b, ECHO).await.unwrap_err();
+    assert!(matches!(refused, OpenError::Copy(peer) if peer == b.id()), "{refused}");
+    assert_eq!(copy.network.turned_away().borrow().map(|(peer, _)| peer), Some(b.id()));
+    let (count, seen) = b.network.copies().borrow().clone();
+    assert_eq!((count, seen.map(|seen| seen.peer)), (1, Some(a.id())));
+    assert_eq!(ask(&mut first, "still").await.unwrap(), "still", "the first is not disturbed");
+    assert!(a.open(&b, ECHO).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_process_that_was_started_again_gets_in_at_once() {
+    let (a, b) = couple().await;
+    let _stream = a.open(&b, ECHO).await.unwrap();
+    let again = copy_of(&a).await;
+    again.network.set_allowed(members(&[&a, &b]));
+    a.network.shutdown().await;
+    let began = Instant::now();
+    let mut channel = again.open(&b, ECHO).await.unwrap();
+    assert_eq!(ask(&mut channel, "me").await.unwrap(), "me");
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_process_that_died_without_a_word_makes_room_for_the_next_one() {
+    let (a, b) = couple().await;
+    let _stream = a.open(&b, ECHO).await.unwrap();
+    let again = copy_of(&a).await;
+    again.network.set_allowed(members(&[&a, &b]));
+    // It answers nothing any more, and its connection stays.
+    a.network.freeze().await;
+    let mut channel = again.open(&b, ECHO).await.unwrap();
+    assert_eq!(ask(&mut channel, "me").await.unwrap(), "me");
+    assert_eq!(b.network.copies().borrow().0, 0);
+}
+
+#[tokio::test]
+async fn a_users_key_may_be_used_by_many_programs_at_once() {
+    let (a, b) = couple().await;
+    let copy = copy_of(&a).await;
+    let mut list = AllowList::new();
+    list.add_principal(a.id());
+    b.network.set_allowed(list);
+    echo(&b.network, JOIN, Who::Principals);
+    let mut first = a.network.open(b.id(), &b.network.listening(), JOIN, Limits::default()).await.unwrap();
+    let mut second = copy.network.open(b.id(), &b.network.listening(), JOIN, Limits::default()).await.unwrap();
+    assert_eq!(ask(&mut first, "one").await.unwrap(), "one");
+    assert_eq!(ask(&mut second, "two").await.unwrap(), "two");
+}
+
+#[tokio::test]
+async fn a_removed_node_is_told_so_and_reaches_only_what_serves_anyone() {
+    let (a, b) = (Peer::start(Admission::ListedOnly).await, Peer::start(Admission::JoinersToo(JoinerLimits::default())).await);
+    a.network.set_allowed(members(&[&a, &b]));
+    let mut list = members(&[&b]);
+    list.add_removed(a.id());
+    b.network.set_allowed(list);
+    echo(&b.network, ECHO, Who::Members);
+    echo(&b.network, JOIN, Who::Anyone);
+    let refused = a.open(&b, ECHO).await.unwrap_err();
+    assert!(matches!(refused, OpenError::Refused { refusal: Refusal::Removed, .. }), "{refused}");
+    assert_eq!(ask(&mut a.open(&b, JOIN).await.unwrap(), "again").await.unwrap(), "again");
+}
