@@ -104,11 +104,8 @@ fn a_master_that_is_removed_hands_over_first_and_the_only_voter_too() -> Result<
         let cluster = Cluster::start(count)?;
         let master = cluster.master()?;
         let at = cluster.nodes.iter().find(|node| node.name != master).context("no other node")?;
-        // Over the network: the admin's key does not depend on the node that goes.
-        let key = cluster.nodes[0].data.join("admin.key").display().to_string();
-        let peer = at.address()?;
-        let out = tribune(&["node", "remove", &master, "--peer", &peer, "--key", &key, "--timeout", "60s"], "")?;
-        out.expect(0)?;
+        // On the node itself, which knows of no master for a moment, and is out then.
+        cluster.node(&master).cli(&["node", "remove", &master, "--timeout", "60s"])?.expect(0)?;
         eventually("another master", || Ok((at.json(&["status"])?["master"] == at.name.as_str() || count == 3).then_some(())))?;
         ensure!(listed(at, &master)?.is_none());
         eventually("the former master says so", || {
@@ -197,9 +194,27 @@ fn a_voter_that_stays_away_is_replaced_and_updates_go_on() -> Result<()> {
     let last = package(&cluster, "2.0.0")?;
     install(cluster.node(&at), &last, &["n1", "n4"])?;
     // The new voter holds what was acknowledged before it was one.
-    let stored = cluster.node("n4").data.join("packages");
-    ensure!(stored.exists(), "n4 has no package store");
+    let versions = cluster.node(&at).cli(&["package", "show", "p", "-o", "json"])?.expect(0)?.stdout;
+    let stored = blobs(&cluster.node("n4").data.join("packages"))?;
+    for line in versions.lines() {
+        let version: Value = serde_json::from_str(line)?;
+        let signature = version["modules"][0]["signature"].as_str().with_context(|| format!("no signature: {line}"))?;
+        ensure!(stored.iter().any(|stored| stored == signature), "n4 lacks {signature} of {line}");
+    }
     Ok(())
+}
+
+/// The signatures of the bytes of all files in a folder and those in it.
+fn blobs(folder: &Path) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => found.extend(blobs(&entry.path())?),
+            false => found.push(blake3::hash(&fs::read(entry.path())?).to_hex().to_string()),
+        }
+    }
+    Ok(found)
 }
 
 /// Copies a folder; sockets and pipes are made anew by who needs them.
@@ -226,7 +241,9 @@ fn copies_noted(at: &Node) -> Result<usize> {
 fn a_copied_disk_is_turned_away_until_the_first_is_gone() -> Result<()> {
     let mut cluster = Cluster::start(3)?;
     // An agent that was started again is no copy, and neither is a node whose keeper was.
+    let agent = cluster.node("n3").agent()?;
     cluster.node("n3").kill_agent()?;
+    eventually("another agent", || Ok(cluster.node("n3").agent()?.filter(|now| Some(*now) != agent)))?;
     cluster.settle()?;
     cluster.node_mut("n3").kill_node_processes()?;
     cluster.node_mut("n3").run()?;
@@ -273,5 +290,37 @@ fn a_copied_disk_is_turned_away_until_the_first_is_gone() -> Result<()> {
         let status = copy.json(&["status"])?;
         ensure!(status["problems"].as_array().is_some_and(Vec::is_empty), "{status}");
         Ok((now["connected"] == true && now["control_addresses"] != node["control_addresses"]).then_some(()))
+    })
+}
+
+#[test]
+fn a_node_that_is_removed_while_it_is_asked_counts_as_a_veto_and_the_rest_goes_on_without_it() -> Result<()> {
+    let cluster = Cluster::start(3)?;
+    let at = &cluster.nodes[0];
+    install(at, &package(&cluster, "1.0.0")?, &["n1", "n2", "n3"])?;
+    cluster.node("n3").tell("p/m", "slow 120000")?;
+    let file = package(&cluster, "2.0.0")?;
+    let targets = ["--node", "n1", "--node", "n2", "--node", "n3"];
+    let args = [&["update", "submit", &file, "--detach", "-o", "json"], &targets[..]].concat();
+    let update = at.cli(&args)?.expect(0)?.json()?["update"].as_str().context("no update")?.to_owned();
+    eventually("n3 is asking, and the others have answered", || {
+        let steps = &at.json(&["update", "show", &update])?["nodes"];
+        Ok((steps["n1"]["step"] == "voted" && steps["n2"]["step"] == "voted" && steps["n3"]["step"] == "asked").then_some(()))
+    })?;
+    at.cli(&["node", "remove", "n3", "--timeout", "60s"])?.expect(0)?;
+    let shown = eventually("it waits for a user", || {
+        let shown = at.json(&["update", "show", &update])?;
+        Ok((shown["phase"] == "vetoed").then_some(shown))
+    })?;
+    ensure!(shown["waiting"]["about"][0] == "node n3 was removed from the cluster", "{shown}");
+    at.cli(&["update", "decide", &update, "--without", "n3"])?.expect(0)?;
+    ensure!(at.watch(&update)? == 0);
+    let shown = at.json(&["update", "show", &update])?;
+    ensure!(shown["outcome"] == "completed_in_part", "{shown}");
+    // What was asked on the removed node hears that nothing comes of it, and goes on as it is.
+    eventually("n3 has no open update", || {
+        let local = cluster.node("n3").json(&["local", "show"])?;
+        ensure!(local["open"].as_object().is_some_and(serde_json::Map::is_empty), "{local}");
+        Ok((local["current"]["packages"]["p"] == "1.0.0").then_some(()))
     })
 }

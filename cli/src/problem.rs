@@ -98,6 +98,7 @@ impl From<ApiError> for Problem {
                 &error,
                 "a majority of the voters must be up and reach each other; `tribune status` names them",
             ),
+            ApiError::Removed => Problem::new(&error, "speak to a node of the cluster with --peer and --key"),
             ApiError::Timeout { .. } => Problem::with(Exit::NoAnswer, &error, ASK_AGAIN),
             ApiError::Rejected(rejection) => (*rejection).into(),
             ApiError::Vetoed { vetoes } => Problem::with(

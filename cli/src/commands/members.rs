@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use tokio::time::Instant;
-use tribune_messages::api::{ApiRequest, ApiResponse, Query, Wait};
+use tribune_messages::api::{ApiError, ApiRequest, ApiResponse, Query, Wait};
 use tribune_raft_store::command::{Accepted, UserCommand};
 use tribune_raft_store::model::{NodeName, Settings, VoterPreference};
 
@@ -19,18 +19,33 @@ pub async fn remove(context: &mut Context, node: NodeName) -> Done {
     let until = Instant::now() + context.global.patience();
     let mut seen = last_event(context).await?;
     if let Accepted::Leaving { .. } = context.order(UserCommand::RemoveNode { node: node.clone() }).await? {
-        while context.nodes().await?.iter().any(|info| info.node.name == node) {
+        while !is_out(context, &node).await? {
             if Instant::now() >= until {
                 let what = format!("node {node} is to leave, but Raft cannot do without it yet");
                 let todo = "it leaves by itself once a majority of the other voters is connected and, where there are three or more nodes \
                             that may vote, one of them can take its place; `tribune node list` shows who is there";
                 return Err(Problem::with(Exit::NoAnswer, what, todo));
             }
-            seen = next_event(context, seen).await?;
+            seen = next_event(context, seen).await.or_else(|problem| while_master_changes(problem).map(|()| seen))?;
         }
     }
     show_done(context, &format!("node {node} is in the cluster no more; what runs on it goes on"));
     Ok(Exit::Done)
+}
+
+/// Whether a node is in the cluster no more.
+async fn is_out(context: &mut Context, node: &NodeName) -> Done<bool> {
+    match context.nodes().await {
+        Ok(nodes) => Ok(nodes.iter().all(|info| info.node.name != *node)),
+        // It is the node that was asked.
+        Err(problem) if problem.what == ApiError::Removed.to_string() => Ok(true),
+        Err(problem) => while_master_changes(problem).map(|()| false),
+    }
+}
+
+/// A node that is master hands over before it leaves: for a moment there is no answer.
+fn while_master_changes(problem: Problem) -> Done<()> {
+    if problem.exit == Exit::NoAnswer || problem.what == ApiError::Removed.to_string() { Ok(()) } else { Err(problem) }
 }
 
 async fn last_event(context: &mut Context) -> Done<Option<u64>> {

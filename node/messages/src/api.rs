@@ -187,6 +187,9 @@ pub enum ApiError {
         /// For how long.
         since: Option<Span>,
     },
+    /// The node that was asked is in the cluster no more.
+    #[error("this node was removed from the cluster; what runs here goes on")]
+    Removed,
     /// It did not come in time. An order may have been carried out; it can be sent again with the same request id.
     #[error("no answer in time: {what}")]
     Timeout {

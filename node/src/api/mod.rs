@@ -22,7 +22,7 @@ use tribune_p2p::rpc::RpcClient;
 use tribune_p2p::{Identity, Network, PeerId};
 use tribune_raft_store::model::{PublicKey, Role};
 
-use crate::belief::{Belief, REMOVED};
+use crate::belief::Belief;
 use crate::master::Caller;
 use crate::peers::span;
 use crate::problems::Problems;
@@ -98,7 +98,7 @@ impl Api {
     /// Answers as the master, or hands on to it.
     async fn by_master(&self, request: ApiRequest, origin: &Origin) -> ApiResult {
         if self.belief.borrow().own().is_none() {
-            return Err(ApiError::Failed { what: REMOVED.into() });
+            return Err(ApiError::Removed);
         }
         if !matches!(origin, Origin::Forwarded(_)) {
             self.wait_for_master().await;

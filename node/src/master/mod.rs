@@ -83,20 +83,28 @@ pub struct Caller {
     pub role: Option<Role>,
     /// Their name, for logs.
     pub name: Option<String>,
+    /// Whether it is a node that was removed: it may not know yet.
+    pub removed: bool,
 }
 
 impl Caller {
     /// The caller with this key, as the record knows it.
     pub fn of(record: &Record, key: Option<&PublicKey>) -> Self {
         match key.and_then(|key| record.role_of(key)) {
-            Some((role, name)) => Self { role: Some(role), name: Some(name) },
-            None => Self::default(),
+            Some((role, name)) => Self { role: Some(role), name: Some(name), removed: false },
+            None => {
+                let removed = key.is_some_and(|key| record.removed().values().any(|row| row.key == *key));
+                Self { removed, ..Self::default() }
+            }
         }
     }
 
     fn may(&self, needs: Role, what: &str) -> Result<(), ApiError> {
         if self.role.is_some_and(|role| role >= needs) {
             return Ok(());
+        }
+        if self.removed {
+            return Err(ApiError::Removed);
         }
         let (who, has) = (self.name.as_deref().unwrap_or("this key"), self.role);
         let has = has.map_or_else(|| "has no role".to_owned(), |role| format!("is {role:?}").to_lowercase());

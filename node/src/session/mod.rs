@@ -16,11 +16,13 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tribune_agent::agent::update::Lease;
 use tribune_agent::agent::{Agent, Standing};
+use tribune_master::directives::over_for_removed;
 use tribune_messages::SESSION_PROTOCOL;
 use tribune_messages::node::{Directive, MAX_SESSION_FRAME, READY_LEASE};
 use tribune_messages::trust::NamedMaster;
 use tribune_p2p::rpc::RpcClient;
 use tribune_p2p::{Channel, Limits, Network, OpenError, PeerId};
+use tribune_raft_store::model::NodeReport;
 
 use crate::belief::{BeliefKeeper, REMOVED, network_peer, record_peer};
 use crate::problems::Problems;
@@ -153,6 +155,17 @@ impl<A: Acting> Session<A> {
     async fn rest(&self) {
         tracing::error!("{REMOVED}");
         self.seen.send_replace(MasterSeen::nobody());
+        // Processes that were asked hear that nothing comes of it; what has begun to change goes on to its end.
+        let begun = |report: &NodeReport| {
+            matches!(
+                report,
+                NodeReport::Started | NodeReport::Running { .. } | NodeReport::Settled { .. } | NodeReport::Regressed { .. }
+            )
+        };
+        let standing = self.agent.standing().borrow().clone();
+        let unchanged = standing.updates.iter().filter(|(_, update)| !update.reports.iter().any(begun));
+        self.agent
+            .direct(unchanged.map(|(update, _)| over_for_removed(*update, "this node was removed from the cluster")).collect());
         self.agent.lease(Lease::RanOut);
         std::future::pending().await
     }

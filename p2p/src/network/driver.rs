@@ -53,7 +53,16 @@ struct Dialling {
     made: Option<ConnectionId>,
 }
 
-/// Second processes with the key of one that is connected.
+/// What came of dialling a peer.
+#[derive(Debug, Clone, Copy)]
+enum Came {
+    /// There is a connection, or was: who waits looks.
+    Through,
+    /// The peer took this process for a copy.
+    TurnedAway,
+}
+
+/// A second process with the key of one that is connected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CopySeen {
     /// Whose key.
@@ -228,9 +237,12 @@ impl Driver {
     }
 
     /// Those that wait for a connection to this peer hear what came of it.
-    fn dialled(&mut self, peer: PeerId, what: &dyn Fn() -> Result<(), OpenError>) {
+    fn dialled(&mut self, peer: PeerId, came: Came) {
         for reply in self.dialling.remove(&peer).into_iter().flat_map(|dialling| dialling.waiting) {
-            let _ = reply.send(what());
+            let _ = reply.send(match came {
+                Came::Through => Ok(()),
+                Came::TurnedAway => Err(OpenError::Copy(peer)),
+            });
         }
     }
 
@@ -238,12 +250,12 @@ impl Driver {
         match passage {
             Passage::Usable(peer) => {
                 self.presence.usable(peer);
-                self.dialled(peer, &|| Ok(()));
+                self.dialled(peer, Came::Through);
             }
             Passage::TurnedAway(peer) => {
                 debug!(%peer, "turned away: another process with this node's identity is connected there");
                 self.copies.turned_away.send_replace(Some((peer, Instant::now())));
-                self.dialled(peer, &|| Err(OpenError::Copy(peer)));
+                self.dialled(peer, Came::TurnedAway);
             }
             Passage::Copy { peer, from } => {
                 info!(%peer, %from, "turned away a second process with the identity of a node that is connected");
@@ -268,7 +280,7 @@ impl Driver {
                 self.alive.remove(&connection_id);
                 if self.dialling.get(&peer_id).is_some_and(|dialling| dialling.made == Some(connection_id)) {
                     // Who waits sees that it cannot be used, and tries again.
-                    self.dialled(peer_id, &|| Ok(()));
+                    self.dialled(peer_id, Came::Through);
                 }
                 debug!(peer = %peer_id, ?cause, left = num_established, "connection closed");
             }

@@ -241,7 +241,9 @@ impl Gate {
 
     fn waiting(&self, peer: PeerId) -> Vec<(ConnectionId, Instance)> {
         let waits = self.held.iter().filter(|(_, held)| held.peer == peer);
-        waits.filter_map(|(id, held)| if let Entry::Waits(instance) = held.entry { Some((*id, instance)) } else { None }).collect()
+        waits
+            .filter_map(|(id, held)| if let Entry::Waits(instance) = held.entry { Some((*id, instance)) } else { None })
+            .collect()
     }
 
     /// Lets in those that waited for connections that are gone now.

@@ -30,8 +30,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-pub use driver::CopySeen;
 pub use access::{Admission, AllowList, JoinerLimits, MAX_ADDRESSES, Standing, Who};
+pub use driver::CopySeen;
 pub use error::{NetworkError, OpenError, Refusal};
 pub use incoming::{Arrival, Incoming};
 

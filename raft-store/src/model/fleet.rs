@@ -252,6 +252,8 @@ pub struct Removed {
     pub name: NodeName,
     /// Its identity on the network.
     pub peer: PeerId,
+    /// Its public key.
+    pub key: PublicKey,
     /// When it was removed, or replaced.
     pub at: Timestamp,
     /// By whom.

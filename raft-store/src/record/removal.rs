@@ -56,7 +56,7 @@ impl Record {
 
     /// Its identity is never let in again, and no token that was made for it is good any more.
     fn bury_identity(&mut self, at: At, node: Node, by: &str) {
-        let Node { name, peer, class, desired, voter, should, .. } = node;
+        let Node { name, peer, key, class, desired, voter, should, .. } = node;
         let tokens: Vec<Signature> = self
             .tokens
             .iter()
@@ -66,7 +66,7 @@ impl Record {
         for hash in tokens {
             self.tokens.remove(&hash);
         }
-        let row = Removed { name, peer: peer.clone(), at: at.time, by: by.to_owned(), class, desired, voter, should };
+        let row = Removed { name, peer: peer.clone(), key, at: at.time, by: by.to_owned(), class, desired, voter, should };
         self.removed.put(peer, row);
         while self.removed.len() > MAX_REMOVED {
             let oldest = self.removed.values().min_by(|a, b| (a.at, &a.peer).cmp(&(b.at, &b.peer))).map(|row| row.peer.clone());

@@ -74,6 +74,7 @@ impl<'a> Planner<'a> {
 
     fn plan(mut self, update: Option<&Update>, only: Option<&BTreeSet<NodeName>>, master: Option<&NodeName>) -> Plan {
         let wanted = self.targets();
+        only.into_iter().for_each(|only| self.leave_out_unknown(only));
         let mut whole = self.plan.blockers.is_empty();
         for (name, packages) in &wanted {
             let Some(node) = self.record.nodes().get(name) else { continue };
@@ -98,6 +99,18 @@ impl<'a> Planner<'a> {
             self.plan.blockers.push(Blocker::NothingToDo { what });
         }
         self.plan
+    }
+
+    /// A node that was removed meanwhile, and that a decision leaves out, stands in no way.
+    fn leave_out_unknown(&mut self, only: &BTreeSet<NodeName>) {
+        let Plan { blockers, left_out, .. } = &mut self.plan;
+        blockers.retain(|blocker| match blocker {
+            Blocker::UnknownNode { node } if !only.contains(node) => {
+                left_out.insert(node.clone(), LEFT_OUT_BY_DECISION.to_owned());
+                false
+            }
+            _ => true,
+        });
     }
 
     /// Plans one node; false if that could not be done.

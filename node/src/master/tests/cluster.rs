@@ -95,7 +95,7 @@ impl Cluster {
     }
 
     pub(super) fn ada(&self) -> Caller {
-        Caller { role: Some(Role::Admin), name: Some("ada".into()) }
+        Caller { role: Some(Role::Admin), name: Some("ada".into()), removed: false }
     }
 
     pub(super) async fn order(&self, request: u8, command: UserCommand) -> Result<Accepted, ApiError> {

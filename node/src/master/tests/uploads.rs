@@ -57,7 +57,7 @@ async fn who_has_no_role_sees_and_brings_nothing() {
     let nobody = Caller::default();
     let answer = cluster.master.answer(ApiRequest::Query(Query::Nodes), &nobody).await;
     assert!(matches!(answer, Err(ApiError::Forbidden { .. })));
-    let viewer = Caller { role: Some(Role::Viewer), name: Some("vera".into()) };
+    let viewer = Caller { role: Some(Role::Viewer), name: Some("vera".into()), removed: false };
     let (_near, far) = tokio::io::duplex(64);
     let (_, mut receiver) = tribune_p2p::Channel::new(far, tribune_p2p::Limits::default()).split();
     let answer = cluster.master.upload(10, &mut receiver, &viewer).await.unwrap_err();
