@@ -91,6 +91,9 @@ impl<'a> Upload<'a> {
                 upload.new.insert(*signature);
             }
         }
+        // Said before gigabytes have come for nothing. The sum was checked with the header.
+        let coming: u64 = upload.new.iter().filter_map(|signature| upload.blobs.get(signature)).sum();
+        runtime.block_on(inner.blobs.has_room(coming))?;
         Ok(upload)
     }
 

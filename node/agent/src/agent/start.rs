@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch as channel;
 use tokio::task::JoinSet;
@@ -33,6 +34,11 @@ pub(super) const SPOKE: &str = "spoke";
 pub(super) const APART: &str = "apart";
 /// The note of the generations that failed.
 pub(super) const FAILED: &str = "failed";
+
+/// How often damaged modules are asked for again, the first pause before that, and the longest: each is twice the one before.
+const MEND_TRIES: u32 = 40;
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Whether the node was restarted since the last agent knew of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -264,13 +270,25 @@ impl Task {
         let wanted: Vec<_> = modules.map(|module| (module.module.signature, module.module.size)).collect();
         let (storage, source) = (self.storage.clone(), self.source.clone());
         self.work.spawn(async move {
-            let mend = async {
-                for (signature, size) in wanted {
-                    source.fetch(signature, size, storage.blobs()).await?;
+            let mend = async || {
+                for (signature, size) in &wanted {
+                    source.fetch(*signature, *size, storage.blobs()).await?;
                 }
                 storage.mend(number).await.map_err(|error| error.to_string())
             };
-            Finished::Mended { result: mend.await }
+            let mut pause = FIRST_PAUSE;
+            let mut tries = 1;
+            loop {
+                match mend().await {
+                    Err(why) if tries < MEND_TRIES => {
+                        tracing::warn!(why, "the damaged modules are not here yet; they are asked for again")
+                    }
+                    result => return Finished::Mended { result },
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+                tries += 1;
+            }
         });
     }
 

@@ -7,7 +7,7 @@ use tribune_p2p::blobs::BlobError;
 use tribune_raft_store::model::{PackageId, Signature};
 
 use super::generations::Disk;
-use super::{KEPT_GENERATIONS, LocalError, LocalStorage, files};
+use super::{KEPT_GENERATIONS, LocalError, LocalStorage, files, twin};
 
 /// What the generations that stay refer to.
 #[derive(Debug, Default)]
@@ -68,7 +68,7 @@ impl Disk {
     }
 
     fn clear_manifests(&self, needed: &BTreeSet<PackageId>) -> Result<(), LocalError> {
-        for_each_spare(&self.manifests(), |name| name.strip_suffix(".json")?.parse().ok(), needed, files::remove)
+        for_each_spare(&self.manifests(), |name| name.strip_suffix(".json")?.parse().ok(), needed, twin::remove)
     }
 
     fn clear_folders(&self, needed: &BTreeSet<Signature>) -> Result<(), LocalError> {

@@ -12,7 +12,7 @@ use super::files::{self, damaged, failed};
 use super::installed::{Installed, Place, PlanError, StoredManifest};
 use super::journal::{self, NOTES, UPDATES};
 use super::software::Software;
-use super::{LocalError, modules};
+use super::{LocalError, modules, twin};
 
 const MODULES: &str = "modules";
 const FOLDERS: &str = "folders";
@@ -122,12 +122,13 @@ impl Disk {
             files::make_folder(&folder)?;
             files::sweep(&folder)?;
         }
+        twin::even_out(&self.folder.join(CURRENT), read_current)?;
         files::sync_folder(&self.folder)
     }
 
     /// The number of the current generation.
     pub(super) fn current(&self) -> Result<u64, LocalError> {
-        self.number_in(CURRENT)
+        Ok(twin::read(&self.folder.join(CURRENT), read_current)?.unwrap_or(0))
     }
 
     fn number_in(&self, name: &str) -> Result<u64, LocalError> {
@@ -151,12 +152,11 @@ impl Disk {
     /// Reads what a generation has, without its manifests.
     pub(super) fn read(&self, number: u64) -> Result<OnDisk, LocalError> {
         let path = self.generation(number).join(DESCRIPTION);
-        let description: Option<Description> = journal::read_entry(&path)?;
-        let description = description.ok_or(LocalError::NoGeneration(number))?;
-        if description.number != number {
-            return Err(damaged(&path, format!("it describes generation {}", description.number)));
-        }
-        Ok(description.into())
+        let description = twin::read(&path, |path| match journal::read_entry::<Description>(path)? {
+            Some(other) if other.number != number => Err(damaged(path, format!("it describes generation {}", other.number))),
+            found => Ok(found),
+        })?;
+        Ok(description.ok_or(LocalError::NoGeneration(number))?.into())
     }
 
     /// Reads what a generation has; 0 is nothing.
@@ -180,13 +180,14 @@ impl Disk {
 
     /// Reads a manifest and checks it against its id.
     pub(super) fn read_manifest(&self, id: &PackageId) -> Result<Option<Arc<StoredManifest>>, LocalError> {
-        let path = self.manifest(id);
-        let Some(text) = files::read(&path)? else { return Ok(None) };
-        if PackageId::of(&text) != *id {
-            return Err(damaged(&path, "its text is not that of its id"));
-        }
-        let stored = StoredManifest::read(&text).map_err(|error| damaged(&path, error))?;
-        Ok(Some(Arc::new(stored)))
+        twin::read(&self.manifest(id), |path| {
+            let Some(text) = files::read(path)? else { return Ok(None) };
+            if PackageId::of(&text) != *id {
+                return Err(damaged(path, "its text is not that of its id"));
+            }
+            let stored = StoredManifest::read(&text).map_err(|error| damaged(path, error))?;
+            Ok(Some(Arc::new(stored)))
+        })
     }
 
     /// What a node that has `base` would have after a plan.
@@ -255,7 +256,7 @@ impl Disk {
     pub(super) fn make(&self, update: UpdateId, mut planned: Installed) -> Result<Installed, LocalError> {
         for stored in planned.packages() {
             if !matches!(self.read_manifest(&stored.id), Ok(Some(_))) {
-                files::write(&self.manifest(&stored.id), stored.text.as_bytes())?;
+                twin::write(&self.manifest(&stored.id), stored.text.as_bytes())?;
             }
         }
         let number = self.numbers()?.last().copied().unwrap_or(0).max(self.number_in(HIGHEST)?) + 1;
@@ -267,7 +268,7 @@ impl Disk {
             .map_err(failed("create a folder in", &generations))?;
         self.make_tree(&planned, &made.path().join(TREE))?;
         let path = made.path().join(DESCRIPTION);
-        files::write(&path, journal::entry_text(&path, &describe(update, &planned))?.as_bytes())?;
+        twin::write(&path, journal::entry_text(&path, &describe(update, &planned))?.as_bytes())?;
         let place = self.generation(number);
         files::point();
         fs::rename(made.path(), &place).map_err(failed("create", &place))?;
@@ -332,7 +333,7 @@ impl Disk {
             files::write(&self.generation(number).join(WAS_CURRENT), b"")?;
         }
         if self.current()? != number || !self.folder.join(CURRENT).exists() {
-            files::write(&self.folder.join(CURRENT), format!("{number}\n").as_bytes())?;
+            twin::write(&self.folder.join(CURRENT), current_text(number).as_bytes())?;
         }
         self.show_live(Software::Generation(number))
     }
@@ -352,6 +353,25 @@ impl Disk {
         }
         files::remove_folder(&self.generation(number))
     }
+}
+
+/// What `current` holds: a number, and what tells that it is the one that was written.
+fn current_text(number: u64) -> String {
+    let check = blake3::hash(format!("current {number}").as_bytes()).to_hex();
+    format!("{number} {}\n", &check[..16])
+}
+
+fn read_current(path: &Path) -> Result<Option<u64>, LocalError> {
+    let Some(text) = files::read(path)? else { return Ok(None) };
+    let number: u64 = match text.split_whitespace().next().map(str::parse) {
+        Some(Ok(number)) => number,
+        _ => return Err(damaged(path, "it does not hold a number")),
+    };
+    // One of before has the number alone.
+    if text.trim_end() == number.to_string() || text == current_text(number) {
+        return Ok(Some(number));
+    }
+    Err(damaged(path, "it does not hold the number that was written"))
 }
 
 fn describe(update: UpdateId, installed: &Installed) -> Description {

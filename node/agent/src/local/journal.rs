@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tribune_raft_store::model::UpdateId;
 
 use super::generations::Disk;
@@ -18,9 +19,10 @@ pub(super) const NOTES: &str = "notes";
 const FORMAT: u32 = 1;
 
 #[derive(Serialize)]
-struct Written<'a, T: ?Sized> {
+struct Written {
     format: u32,
-    value: &'a T,
+    check: String,
+    value: Value,
 }
 
 #[derive(Deserialize)]
@@ -29,8 +31,15 @@ struct Format {
 }
 
 #[derive(Deserialize)]
-struct Read<T> {
-    value: T,
+struct Read {
+    /// Of the value. Files of before have none.
+    check: Option<String>,
+    value: Value,
+}
+
+/// What tells that a value is the one that was written: the BLAKE3 of its text in one form.
+fn check_of(value: &Value) -> String {
+    blake3::hash(value.to_string().as_bytes()).to_hex().to_string()
 }
 
 /// Whether a note's name is safe as a file name.
@@ -48,14 +57,19 @@ pub(super) fn read_entry<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, 
     if format != FORMAT {
         return Err(files::damaged(path, format!("it has format {format}, and this build reads format {FORMAT}")));
     }
-    let Read { value } = serde_json::from_str(&text).map_err(unreadable)?;
-    Ok(Some(value))
+    let Read { check, value } = serde_json::from_str(&text).map_err(unreadable)?;
+    if check.is_some_and(|check| check != check_of(&value)) {
+        return Err(files::damaged(path, "what it says is not what was written"));
+    }
+    serde_json::from_value(value).map(Some).map_err(unreadable)
 }
 
 /// A value as the text that [`read_entry`] reads.
 pub(super) fn entry_text<T: Serialize + ?Sized>(path: &Path, value: &T) -> Result<String, LocalError> {
-    let written = Written { format: FORMAT, value };
-    serde_json::to_string_pretty(&written).map_err(|source| LocalError::Json { path: path.to_owned(), source })
+    let unfit = |source| LocalError::Json { path: path.to_owned(), source };
+    let value = serde_json::to_value(value).map_err(unfit)?;
+    let written = Written { format: FORMAT, check: check_of(&value), value };
+    serde_json::to_string_pretty(&written).map_err(unfit)
 }
 
 impl Disk {

@@ -18,6 +18,7 @@
 //! | `updates/uN.json` | the journal of each open update |
 //! | `notes/NAME.json` | other small things the agent remembers |
 //!
+//! `current`, manifests and `generation.json` have a second copy beside them (`.copy-NAME`), so that one turned bit costs nothing.
 //! Files that are replaced are written beside, fsynced, renamed, and their folder is fsynced. Names that begin with
 //! `.new-` or `.old-` are what a crash left, and are removed when the folder is opened. One process opens it at a time.
 
@@ -45,6 +46,7 @@ mod software;
 mod staging;
 #[cfg(test)]
 pub(crate) mod tests;
+mod twin;
 
 pub use ephemeral::EphemeralStorage;
 pub(crate) use generations::live as live_in;
@@ -79,7 +81,7 @@ pub enum LocalError {
         path: PathBuf,
     },
     /// A file of local storage is not as it was written.
-    #[error("{} is damaged: {problem}; put it back from a backup, or install the node's packages again", path.display())]
+    #[error("{} is damaged: {problem}; put it back from a backup, or make the node anew", path.display())]
     DamagedFile {
         /// Which.
         path: PathBuf,

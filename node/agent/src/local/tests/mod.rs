@@ -278,7 +278,8 @@ async fn clearing_away_keeps_what_can_be_gone_back_to_and_what_is_asked_for() {
     let blobs = async |signature: &Signature| storage.blobs().contains(&modules::hash(signature)).await.unwrap();
     assert!(blobs(&fetching).await && !blobs(&stray).await && !blobs(&Signature::of(b"version 2")).await);
     let count = |name: &str| std::fs::read_dir(storage.folder().join(name)).unwrap().count();
-    assert_eq!((count("folders"), count("manifests"), count("generations")), (6, 6, 6));
+    // Each manifest in two copies.
+    assert_eq!((count("folders"), count("manifests"), count("generations")), (6, 12, 6));
     storage.switch_current(1).await.unwrap();
     storage.clear_away(&BTreeSet::new(), &BTreeSet::new()).await.unwrap();
     assert_eq!(storage.kept().await.unwrap().into_keys().collect::<Vec<_>>(), [4, 5, 6, 7, 8]);
@@ -290,7 +291,9 @@ async fn nothing_is_cleared_away_when_a_generation_cannot_be_read() {
     let storage = open(&folder).await;
     two_versions(&storage).await;
     let stray = fetch(&storage, b"left over").await;
-    std::fs::write(storage.folder().join("generations/1/generation.json"), "{").unwrap();
+    for name in ["generation.json", ".copy-generation.json"] {
+        std::fs::write(storage.folder().join("generations/1").join(name), "{").unwrap();
+    }
     let error = storage.clear_away(&BTreeSet::new(), &BTreeSet::new()).await.unwrap_err();
     assert!(error.to_string().contains("generations/1/generation.json is damaged"), "{error}");
     assert!(storage.blobs().contains(&modules::hash(&stray)).await.unwrap());
@@ -328,16 +331,55 @@ async fn journals_and_notes_are_read_back_and_a_damaged_one_is_named() {
 }
 
 #[tokio::test]
-async fn a_damaged_manifest_or_number_is_named() {
+async fn a_turned_bit_in_a_small_file_is_put_right_and_one_in_both_copies_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let storage = open(&folder).await;
     let (_, second) = two_versions(&storage).await;
     let id = second.packages().next().unwrap().id;
-    let path = storage.folder().join(format!("manifests/{id}.json"));
-    std::fs::write(&path, second.packages().next().unwrap().text.replace("2.0.0", "2.0.1")).unwrap();
-    let error = storage.current().await.unwrap_err();
-    assert!(error.to_string().contains(&format!("{id}.json is damaged")), "{error}");
-    std::fs::write(storage.folder().join("current"), "two").unwrap();
-    let error = storage.current().await.unwrap_err();
-    assert!(error.to_string().contains("current is damaged"), "{error}");
+    for (within, name) in
+        [("manifests", format!("{id}.json")), ("generations/2", "generation.json".into()), (".", "current".into())]
+    {
+        let path = storage.folder().join(within).join(&name);
+        let copy = path.with_file_name(format!(".copy-{name}"));
+        let whole = std::fs::read(&path).unwrap();
+        assert_eq!(std::fs::read(&copy).unwrap(), whole);
+        // Every bit: whatever it makes of the text, what is read is what was written.
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1 << (at % 8);
+            std::fs::write(&path, &bytes).unwrap();
+            assert_eq!(storage.current().await.unwrap(), second, "bit of byte {at} of {name}");
+            // One in a space between words says the same.
+            std::fs::write(&path, &whole).unwrap();
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(storage.current().await.unwrap(), second, "{name} was gone");
+        assert_eq!(std::fs::read(&path).unwrap(), whole, "it was put back");
+        for path in [&path, &copy] {
+            std::fs::write(path, "two").unwrap();
+        }
+        let error = storage.current().await.unwrap_err();
+        assert!(error.to_string().contains(&format!("{name} is damaged: ")), "{error}");
+        assert!(error.to_string().contains("put it back from a backup"), "{error}");
+        for path in [&path, &copy] {
+            std::fs::write(path, &whole).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_copy_that_a_crash_left_behind_is_brought_up_at_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = open(&folder).await;
+    let (first, second) = two_versions(&storage).await;
+    let (current, copy) = (storage.folder().join("current"), storage.folder().join(".copy-current"));
+    storage.switch_current(1).await.unwrap();
+    let older = std::fs::read(&copy).unwrap();
+    storage.switch_current(2).await.unwrap();
+    std::fs::write(&copy, older).unwrap();
+    assert_ne!(storage.current().await.unwrap(), first);
+    drop(storage);
+    let storage = open(&folder).await;
+    std::fs::write(&current, "?").unwrap();
+    assert_eq!(storage.current().await.unwrap(), second);
 }
