@@ -5,6 +5,7 @@
 //! takes the node out of Raft and in again with a new one.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tribune_p2p::rpc::RpcClient;
 use tribune_p2p::{Channel, PeerId};
 use tribune_raft_store::command::{Birth, Body, MasterCommand, Rejection};
+use tribune_raft_store::model::Signature;
 
 use crate::belief::{Belief, record_peer};
 use crate::copied::Copied;
@@ -30,6 +32,10 @@ use crate::store::PackageStore;
 
 /// Says for which Raft id the folder of Raft is.
 const ID_FILE: &str = "raft-id";
+/// What it says while what another id left is being removed.
+const LEAVING: &str = "leaving\n";
+/// The database in the folder of Raft.
+const DB: &str = "db";
 /// How long after a failure Raft is started again.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// How often a full disk is looked at.
@@ -148,6 +154,12 @@ impl SeatKeeper {
         while !stop.is_cancelled() && self.is_seated(raft_id) {
             self.wait_for(None, stop).await;
         }
+        if !self.is_seated(raft_id) {
+            // It is out: what is there is of no use to anybody, whether or not it says whose it is.
+            if let Err(error) = replace_file(&self.data.raft().join(ID_FILE), LEAVING.as_bytes()) {
+                tracing::warn!(%error, "the damaged store could not be marked as left");
+            }
+        }
         self.broken.send_replace(None);
     }
 
@@ -256,20 +268,66 @@ impl SeatKeeper {
 }
 
 /// Makes the folder of Raft ready for this id. What another id left there is removed: an id that was once left is never used again,
-/// and what it knew is with the others.
+/// and what it knew is with the others. What is there is never removed because a file cannot be read: a voter that forgot what it said
+/// could say the opposite.
 fn prepare(folder: &Path, raft_id: u64) -> Result<(), NodeError> {
     let file = folder.join(ID_FILE);
-    let wanted = raft_id.to_string();
-    let found = fs::read_to_string(&file).ok();
-    if found.as_deref().map(str::trim) == Some(wanted.as_str()) {
-        return Ok(());
+    let damaged = |why: &str| Err(NodeError::DamagedRaft(format!("{} is damaged: {why}", file.display())));
+    match whose(&file)? {
+        Whose::Of(found) if found == raft_id => return Ok(()),
+        // They only grow.
+        Whose::Of(found) if found > raft_id => return damaged(&format!("it is of Raft id {found}, which comes after {raft_id}")),
+        Whose::Unreadable => return damaged("it does not hold the Raft id that was written"),
+        Whose::Nobodys if folder.join(DB).exists() => return damaged("it is gone, and what it was for is there"),
+        Whose::Nobodys => fs::create_dir_all(folder).map_err(file_error("make", folder))?,
+        Whose::Of(was) => {
+            tracing::info!(raft_id, was, "what an earlier part in Raft left is removed");
+            replace_file(&file, LEAVING.as_bytes())?;
+        }
+        Whose::Left => {}
     }
-    if folder.exists() {
-        tracing::info!(raft_id, was = found.as_deref().unwrap_or("unknown"), "the folder of an earlier part in Raft is removed");
-        fs::remove_dir_all(folder).map_err(file_error("remove", folder))?;
+    for entry in fs::read_dir(folder).map_err(file_error("list", folder))? {
+        let path = entry.map_err(file_error("list", folder))?.path();
+        if path != file {
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.map_err(file_error("remove", &path))?;
+        }
     }
-    fs::create_dir_all(folder).map_err(file_error("make", folder))?;
-    replace_file(&file, wanted.as_bytes())
+    replace_file(&file, id_text(raft_id).as_bytes())
+}
+
+/// For which Raft id a folder is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// This one.
+    Of(u64),
+    /// One that was left: the rest of it is to be removed.
+    Left,
+    /// None: it is new.
+    Nobodys,
+    /// That cannot be read.
+    Unreadable,
+}
+
+fn whose(file: &Path) -> Result<Whose, NodeError> {
+    let bytes = match fs::read(file) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Whose::Nobodys),
+        Err(error) => return Err(file_error("read", file)(error)),
+    };
+    let text = String::from_utf8_lossy(&bytes);
+    if text == LEAVING {
+        return Ok(Whose::Left);
+    }
+    let id = text.split_whitespace().next().and_then(|id| id.parse().ok());
+    // One of before has the number alone.
+    Ok(id.filter(|id| text == id_text(*id) || text.trim_end() == id.to_string()).map_or(Whose::Unreadable, Whose::Of))
+}
+
+/// A Raft id as it is written down, with what tells that it is the one that was.
+fn id_text(raft_id: u64) -> String {
+    let check = Signature::of(format!("raft id {raft_id}").as_bytes()).to_string();
+    format!("{raft_id} {check}\n")
 }
 
 /// Proposes the first entry of the record, until it is there.
@@ -310,5 +368,37 @@ mod tests {
         assert!(raft.join("db").exists());
         prepare(&raft, 8).unwrap();
         assert!(!raft.join("db").exists());
+        fs::write(raft.join("db"), "log").unwrap();
+        // A crash in the middle of a removal.
+        replace_file(&raft.join(ID_FILE), LEAVING.as_bytes()).unwrap();
+        prepare(&raft, 9).unwrap();
+        assert!(!raft.join("db").exists());
+    }
+
+    #[test]
+    fn a_turned_bit_in_the_raft_id_never_makes_a_voter_forget_what_it_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let raft = folder.path().join("raft");
+        prepare(&raft, 19).unwrap();
+        fs::write(raft.join("db"), "log").unwrap();
+        let file = raft.join(ID_FILE);
+        let whole = fs::read(&file).unwrap();
+        for bit in 0..whole.len() * 8 {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&file, bytes).unwrap();
+            let refused = prepare(&raft, 19).unwrap_err();
+            assert!(
+                matches!(&refused, NodeError::DamagedRaft(why) if why.contains("raft-id is damaged")),
+                "bit {bit}: {refused}"
+            );
+            assert!(raft.join("db").exists(), "bit {bit}");
+        }
+        fs::remove_file(&file).unwrap();
+        assert!(matches!(prepare(&raft, 19), Err(NodeError::DamagedRaft(_))));
+        fs::write(&file, whole).unwrap();
+        assert!(matches!(prepare(&raft, 18), Err(NodeError::DamagedRaft(_))), "ids only grow");
+        prepare(&raft, 19).unwrap();
+        assert!(raft.join("db").exists());
     }
 }

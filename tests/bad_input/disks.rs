@@ -215,3 +215,28 @@ fn the_only_voter_goes_on_by_itself_when_its_disk_has_room_again() -> Result<()>
     ensure!(problems(node)? == "[]", "{}", problems(node)?);
     Ok(())
 }
+
+#[test]
+fn a_node_whose_whole_disk_is_full_says_so_and_goes_on_with_its_update_when_there_is_room() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut cluster = Cluster::start(2)?;
+    let disk = give_disk(&mut cluster.nodes[1], "", LARGE)?;
+    cluster.settle()?;
+    let (node, full) = (&cluster.nodes[0], &cluster.nodes[1]);
+    let file = package(cluster.folder(), "1.0.0")?;
+    node.cli(&["package", "publish", &file])?.expect(0)?;
+    disk.fill()?;
+    let submitted = node.json(&["update", "submit", "--package", "p@1.0.0", "--node", "n2", "--detach"])?;
+    let update = submitted["update"].as_str().context("no update")?;
+    let said = format!("cannot write {}/cluster.json: No space left on device", full.data.display());
+    eventually("it says what it cannot write", || {
+        let problems = problems(full)?;
+        Ok((problems.contains(&said) && problems.contains("this node follows no master")).then_some(()))
+    })?;
+    disk.resize(LARGE)?;
+    ensure!(node.watch(update)? == 0, "{} does not go on", phase(node, update)?);
+    eventually("it has no problem any more", || Ok((problems(full)? == "[]").then_some(())))?;
+    all_connected(&cluster)
+}

@@ -83,6 +83,7 @@ struct Rig {
     standing: watch::Sender<Standing>,
     belief: watch::Receiver<Arc<Belief>>,
     seen: watch::Receiver<MasterSeen>,
+    problems: Problems,
 }
 
 async fn rig(folder: &Path) -> Rig {
@@ -98,7 +99,8 @@ async fn rig(folder: &Path) -> Rig {
     let (to_directed, directed) = mpsc::unbounded_channel();
     let (standing, stands) = watch::channel(Standing::default());
     let (seen, sees) = watch::channel(MasterSeen::nobody());
-    let rig = Rig { voter, view, directed, standing, belief: belief.watch(), seen: sees };
+    let problems = Problems::none();
+    let rig = Rig { voter, view, directed, standing, belief: belief.watch(), seen: sees, problems: problems.clone() };
     let session = Session {
         me,
         settings: Settings::new("n".parse().unwrap(), None, None, None),
@@ -110,7 +112,7 @@ async fn rig(folder: &Path) -> Rig {
         broken: watch::channel(None).1,
         agent: Scripted { directed: to_directed, standing: stands },
         seen,
-        problems: Problems::none(),
+        problems,
     };
     tokio::spawn(session.run());
     rig
@@ -195,4 +197,24 @@ async fn a_new_session_begins_anew_and_a_master_of_another_term_or_an_older_fenc
     rig.voter.next().await;
     assert!(rig.directed.try_recv().is_err(), "neither of the two was obeyed");
     assert_eq!(rig.belief.borrow().fence, Fence { epoch: 0, term: 2, sequence: 9 });
+}
+
+#[tokio::test]
+async fn what_cannot_be_written_down_is_not_obeyed_and_is_said_until_it_can() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = rig(folder.path()).await;
+    // As on a full disk, the draft cannot be made.
+    let draft = folder.path().join(".cluster.json.new");
+    std::fs::create_dir(&draft).unwrap();
+    let mut channel = rig.voter.next().await;
+    channel.send(&rig.orders(1, 5)).await.unwrap();
+    let mut channel = rig.voter.next().await;
+    assert!(rig.directed.try_recv().is_err(), "it was obeyed");
+    let problems = rig.problems.all().concat();
+    assert!(problems.contains("cluster.json") && problems.contains("this node follows no master"), "{problems}");
+
+    std::fs::remove_dir(&draft).unwrap();
+    channel.send(&rig.orders(1, 6)).await.unwrap();
+    timeout(WITHIN, rig.directed.recv()).await.unwrap().unwrap();
+    assert_eq!(rig.problems.all(), Vec::<String>::new());
 }

@@ -28,6 +28,29 @@ fn the_last_admin_can_neither_be_removed_nor_made_less() {
 }
 
 #[test]
+fn a_repeated_order_has_the_first_answer_for_a_day_and_is_refused_after_that() {
+    let mut fleet = Fleet::new(&["a"]);
+    let set = |value: &str| {
+        let set = [("k".parse().unwrap(), Desired { value: value.into(), required: false })].into();
+        UserCommand::LabelNode { node: node("a"), set, unset: [].into() }
+    };
+    let value = |fleet: &Fleet| fleet.node("a").desired[&"k".parse().unwrap()].value.clone();
+    let first = fleet.signed(set("first"), None);
+    assert!(fleet.apply(&first).is_ok());
+    assert!(fleet.order(set("second"), None).is_ok());
+    let begun = fleet.time;
+    // It is good for ten minutes. After them the answer is still known; after a day it is not, and the order is none any more.
+    for (hours, known) in [(0, true), (1, true), (23, true), (25, false), (1000, false)] {
+        fleet.time = begun.after(Span::from_secs(hours * 3600));
+        let again = tribune_raft_store::command::Entry { time: fleet.time, body: first.body.clone() };
+        let answer = fleet.apply(&again);
+        assert_eq!(answer.is_ok(), known, "after {hours} h: {answer:?}");
+        assert!(known || matches!(answer, Err(Rejection::Expired { .. })), "{answer:?}");
+        assert_eq!(value(&fleet), "second", "after {hours} h");
+    }
+}
+
+#[test]
 fn a_class_that_is_removed_leaves_its_nodes_as_they_are() {
     let mut fleet = Fleet::new(&["a", "b"]);
     let edge: ClassName = "edge".parse().unwrap();
