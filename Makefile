@@ -10,11 +10,12 @@ PACKAGES := clang libclang-dev make
 TEST_PACKAGES := qemu-user-static libc6-arm64-cross libstdc++6-arm64-cross libgcc-s1-arm64-cross libatomic1-arm64-cross
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help setup build demo test
+.PHONY: help setup build demo docs test
 
 help:
 	@echo "make demo   five nodes on this machine, and the life of some updates (about half a minute)"
 	@echo "make test   all tests"
+	@echo "make docs   docs/CLI.md anew, from the commands' own descriptions"
 	@echo "make setup  install what both need"
 
 setup:
@@ -25,6 +26,9 @@ build: setup
 
 demo: build
 	"$(TARGET)/debug/tribune" demo
+
+docs: build
+	"$(TARGET)/debug/tribune" markdown > docs/CLI.md
 
 test: setup
 	@tests/setup/packages $(TEST_PACKAGES)

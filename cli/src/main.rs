@@ -16,6 +16,7 @@ mod demo;
 mod exit;
 mod json;
 mod manifests;
+mod manual;
 mod names;
 mod output;
 mod places;

@@ -167,7 +167,7 @@ impl Cluster {
 impl Node {
     /// A node in this data folder, which does not run.
     pub fn at(name: &str, data: PathBuf) -> Self {
-        Self { name: name.to_owned(), data, keeper: None }
+        Self { name: name.to_owned(), data, voter: Voter::May, keeper: None }
     }
 
     /// Runs it.

@@ -159,6 +159,15 @@ pub enum Command {
         /// Which shell
         shell: Shell,
     },
+    /// Write a manual page for each command into a folder
+    #[command(after_help = "Example:\n  tribune man /usr/local/share/man/man1")]
+    Man {
+        /// The folder; it is made if it is not there
+        folder: PathBuf,
+    },
+    /// Print docs/CLI.md
+    #[command(hide = true)]
+    Markdown,
     /// The agent of a node; started by `tribune run`
     #[command(hide = true)]
     Agent,

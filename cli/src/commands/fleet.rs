@@ -10,7 +10,7 @@ use tribune_raft_store::model::{CharacteristicKey, ClassName, Desired, Node, Nod
 use crate::args::{AdminCommand, ClassCommand, NodeCommand, ProcessCommand};
 use crate::context::{Context, unexpected};
 use crate::exit::Exit;
-use crate::json::{ClassView, LogView, Many, NodeView, PrincipalView, ProcessView, StatusView, UnmetView};
+use crate::json::{ClassView, KeyView, LogView, Many, NodeView, PrincipalView, ProcessView, StatusView, UnmetView};
 use crate::output::fleet;
 use crate::output::words::list;
 use crate::places::no_folder;
@@ -180,14 +180,6 @@ pub async fn process(context: &mut Context, command: ProcessCommand) -> Done {
         }
     }
     Ok(Exit::Done)
-}
-
-/// A key, in `key`.
-#[derive(Debug, serde::Serialize)]
-struct KeyView {
-    public_key: String,
-    peer: String,
-    file: String,
 }
 
 /// `admin …`.

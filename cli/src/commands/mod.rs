@@ -13,18 +13,13 @@ mod watch;
 use std::process::ExitCode;
 
 use clap::CommandFactory;
-use serde::Serialize;
 
 use crate::args::{Cli, Command};
 use crate::context::Context;
+use crate::json::DoneView;
+use crate::manual;
 use crate::output::{Printer, line};
 use crate::problem::{Done, Problem, plain};
-
-/// `done`: an order without any other answer was carried out.
-#[derive(Debug, Serialize)]
-struct DoneView {
-    what: String,
-}
 
 fn show_done(context: &Context, what: &str) {
     context.print.show("done", || what.to_owned(), || DoneView { what: what.to_owned() });
@@ -54,6 +49,16 @@ fn dispatch(cli: Cli) -> Done<ExitCode> {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "tribune", &mut script);
             line(String::from_utf8_lossy(&script).trim_end());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man { folder } => {
+            let pages = manual::write_pages(&folder).map_err(plain)?;
+            let what = format!("wrote {} into {}", crate::output::words::count(pages, "page"), folder.display());
+            Printer::new(global.format()).show("done", || what.clone(), || DoneView { what: what.clone() });
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Markdown => {
+            line(manual::markdown().trim_end());
             Ok(ExitCode::SUCCESS)
         }
         command => {
@@ -90,8 +95,12 @@ async fn client(context: &mut Context, command: Command) -> Done {
         Command::Check => fleet::check(context).await,
         Command::Events(args) => events::events(context, args).await,
         Command::Local(command) => local::local(context, command).await,
-        Command::Run | Command::Agent | Command::Shim | Command::Demo | Command::Completions { .. } => {
-            Err(plain("this command is no client's command"))
-        }
+        Command::Run
+        | Command::Agent
+        | Command::Shim
+        | Command::Demo
+        | Command::Completions { .. }
+        | Command::Man { .. }
+        | Command::Markdown => Err(plain("this command is no client's command")),
     }
 }

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
 use tribune_messages::api::PackageInfo;
 use tribune_package::{Built, Inspection, PackageRef, Targets, build_image, build_package, inspect, merge_packages};
 use tribune_raft_store::command::{Rejection, UserCommand};
@@ -12,7 +11,7 @@ use super::show_done;
 use crate::args::{ImageCommand, PackageCommand};
 use crate::context::Context;
 use crate::exit::Exit;
-use crate::json::{FileView, Many, PackageView, TargetsView};
+use crate::json::{BuiltView, FileView, Many, NeededView, PackageView, PublicationView, PublishedPackage, RetainedView};
 use crate::manifests::Manifests;
 use crate::names::Names;
 use crate::output::package as text;
@@ -62,27 +61,20 @@ pub async fn image(context: &mut Context, command: ImageCommand) -> Done {
             }
             let targets = targets.as_deref().map(Targets::read).transpose().map_err(plain)?;
             let built = build_image(&packages, targets, &output).map_err(plain)?;
-            let view = BuiltView {
-                file: built.path.display().to_string(),
-                size: built.size,
-                packages: built.header.packages().iter().map(|manifest| PackageView::of(manifest.id(), manifest)).collect(),
-                targets: built.header.targets().map(TargetsView::of),
+            let view = BuiltView::image(&built);
+            let what = || {
+                format!(
+                    "built {}: {}, {}",
+                    built.path.display(),
+                    count(built.header.packages().len(), "package"),
+                    size(built.size)
+                )
             };
-            let what = || format!("built {}: {}, {}", view.file, count(view.packages.len(), "package"), size(view.size));
             context.print.show("built", what, || &view);
         }
         ImageCommand::Inspect { file } => show_file(context, &file)?,
     }
     Ok(Exit::Done)
-}
-
-/// `built`: a file that was built.
-#[derive(Debug, Serialize)]
-struct BuiltView {
-    file: String,
-    size: u64,
-    packages: Vec<PackageView>,
-    targets: Option<TargetsView>,
 }
 
 fn build(context: &Context, description: &Path) -> Done<()> {
@@ -101,20 +93,15 @@ fn build(context: &Context, description: &Path) -> Done<()> {
 }
 
 fn show_built(context: &Context, built: &Built) {
-    let view = BuiltView {
-        file: built.path.display().to_string(),
-        size: built.size,
-        packages: vec![PackageView::of(built.id, &built.manifest)],
-        targets: None,
-    };
+    let view = BuiltView::package(built);
     let what = || {
         let modules = count(built.manifest.modules.len(), "module");
         format!(
             "built {}: {} {}, {modules}, {}, id {}",
-            view.file,
+            built.path.display(),
             built.manifest.name,
             built.manifest.version,
-            size(view.size),
+            size(built.size),
             built.id
         )
     };
@@ -139,21 +126,6 @@ async fn stored(context: &mut Context, package: &PackageRef) -> Done<(PackageId,
     }
     let there_are = versions(&manifests);
     Err(Problem::unknown("package", package, &if there_are.is_empty() { package_names(context).await? } else { there_are }))
-}
-
-/// `retained`: which versions of a package left the store, and which older ones stayed.
-#[derive(Debug, Serialize)]
-struct RetainedView {
-    package: String,
-    last: Vec<String>,
-    removed: Vec<String>,
-    needed: Vec<NeededView>,
-}
-
-#[derive(Debug, Serialize)]
-struct NeededView {
-    version: String,
-    needed_by: Vec<String>,
 }
 
 async fn retain(context: &mut Context, name: PackageName, last: usize) -> Done<()> {
@@ -196,19 +168,6 @@ fn show_file(context: &Context, file: &Path) -> Done<()> {
     Ok(())
 }
 
-/// `published`: packages that are in the store.
-#[derive(Debug, Serialize)]
-struct PublishedView {
-    packages: Vec<PublishedPackage>,
-    copies: u32,
-}
-
-#[derive(Debug, Serialize)]
-struct PublishedPackage {
-    id: String,
-    package: String,
-}
-
 async fn publish(context: &mut Context, file: &Path) -> Done<()> {
     let inspection = read_file(file)?;
     let mut names = Names::default();
@@ -216,19 +175,13 @@ async fn publish(context: &mut Context, file: &Path) -> Done<()> {
         names.add(package.id, package.manifest.name.clone(), package.manifest.version.to_string());
     }
     let (packages, copies) = context.publish(file, inspection.size).await?;
-    let all: Vec<PublishedPackage> =
-        packages.iter().map(|id| PublishedPackage { id: id.to_string(), package: names.full(id) }).collect();
+    let all = packages.iter().map(|id| PublishedPackage { id: id.to_string(), package: names.full(id) }).collect();
+    let view = PublicationView { packages: all, copies };
     let what = || {
-        let lines = all.iter().map(|package| format!("published {}, {}\n", package.package, count_copies(copies)));
+        let lines = view.packages.iter().map(|package| format!("published {}, {}\n", package.package, count_copies(copies)));
         lines.collect()
     };
-    context.print.show("published", what, || PublishedView {
-        packages: all
-            .iter()
-            .map(|package| PublishedPackage { id: package.id.clone(), package: package.package.clone() })
-            .collect(),
-        copies,
-    });
+    context.print.show("published", what, || &view);
     Ok(())
 }
 

@@ -6,7 +6,6 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use serde::Serialize;
 use tribune_node::client::new_token;
 use tribune_node::init::{InitOptions, init as make};
 use tribune_node::join::{JoinOptions, join as come_in};
@@ -16,6 +15,7 @@ use tribune_raft_store::model::Signature;
 use crate::args::{Global, InitArgs, JoinArgs, TokenCommand, TokenCreateArgs};
 use crate::context::Context;
 use crate::exit::Exit;
+use crate::json::{InitialisedView, JoinedView, TokenView};
 use crate::output::words::{list, span};
 use crate::places::{no_file, no_folder};
 use crate::problem::{Done, Problem, plain};
@@ -31,18 +31,6 @@ pub fn run(global: &Global) -> ExitCode {
 /// `agent`: everything of a node but its keeper, which starts it.
 pub fn agent(global: &Global) -> ExitCode {
     tribune_node::run::run_agent(&global.data)
-}
-
-/// `initialised`: a cluster was made.
-#[derive(Debug, Serialize)]
-struct InitialisedView {
-    cluster: String,
-    node: String,
-    peer: String,
-    addresses: Vec<String>,
-    admin: String,
-    admin_public_key: String,
-    admin_key_file: String,
 }
 
 /// `init`.
@@ -84,15 +72,6 @@ pub async fn init(context: &mut Context, args: InitArgs) -> Done {
     };
     context.print.show("initialised", text, || &view);
     Ok(Exit::Done)
-}
-
-/// `joined`: this node is in a cluster.
-#[derive(Debug, Serialize)]
-struct JoinedView {
-    cluster: String,
-    node: String,
-    peer: String,
-    others: Vec<String>,
 }
 
 /// `join`.
@@ -164,15 +143,6 @@ fn read_short(source: impl Read) -> std::io::Result<String> {
     let mut text = String::new();
     source.take(LONGEST_TOKEN).read_to_string(&mut text)?;
     Ok(text)
-}
-
-/// `token`: a join token.
-#[derive(Debug, Serialize)]
-struct TokenView {
-    token: Option<String>,
-    file: Option<String>,
-    node: Option<String>,
-    valid_ms: u64,
 }
 
 /// `token …`.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use serde::Serialize;
 use tribune_messages::api::{ApiRequest, ApiResponse};
 use tribune_package::Inspection;
 use tribune_raft_store::command::{Accepted, UserCommand};
@@ -14,7 +13,7 @@ use super::{show_done, watch};
 use crate::args::{DecideArgs, PlanArgs, RegressArgs, SubmitArgs, TargetArgs, UpdateCommand};
 use crate::context::{Context, unexpected};
 use crate::exit::Exit;
-use crate::json::{Many, PlanView, SummaryView, UpdateView};
+use crate::json::{Many, PlanView, SubmittedView, SummaryView, UpdateView};
 use crate::manifests::Manifests;
 use crate::output::update as text;
 use crate::output::words::{count, list, stands};
@@ -107,12 +106,6 @@ async fn plan(context: &mut Context, args: PlanArgs) -> Done {
     let blockers: Vec<String> = plan.blockers.iter().map(ToString::to_string).collect();
     let what = format!("the plan has {}", count(blockers.len(), "blocker"));
     Err(Problem::with(Exit::Blocked, what, "remove what blocks it; nothing was changed").detailed(blockers))
-}
-
-/// `submitted`: an update has begun.
-#[derive(Debug, Serialize)]
-struct SubmittedView {
-    update: String,
 }
 
 async fn submit(context: &mut Context, args: SubmitArgs) -> Done {

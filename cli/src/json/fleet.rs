@@ -11,6 +11,7 @@ use super::word;
 
 /// `status`.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 pub struct StatusView {
     cluster: String,
     node: String,
@@ -62,12 +63,13 @@ impl StatusView {
 
 /// A node, in `nodes` and `node`.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 pub struct NodeView {
     name: String,
     peer: String,
     connected: bool,
     master: bool,
-    role: &'static str,
+    role: String,
     class: Option<String>,
     platform: String,
     version: String,
@@ -92,6 +94,7 @@ pub struct NodeView {
 
 /// A characteristic that a user set.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 pub struct DesiredView {
     value: String,
     required: bool,
@@ -110,7 +113,7 @@ impl NodeView {
             peer: node.peer.to_string(),
             connected: *connected,
             master: *master,
-            role: raft_role(node.raft),
+            role: raft_role(node.raft).into(),
             class: node.class.as_ref().map(ToString::to_string),
             platform: node.facts.platform.to_string(),
             version: node.facts.version.clone(),
@@ -153,6 +156,7 @@ pub(super) fn texts<K: ToString, V: ToString>(map: &BTreeMap<K, V>) -> BTreeMap<
 
 /// A class, in `classes`.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 pub struct ClassView {
     name: String,
     nodes: Vec<String>,
@@ -169,6 +173,7 @@ impl ClassView {
 
 /// Who may do what, in `principals`.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 pub struct PrincipalView {
     name: String,
     role: String,
@@ -186,6 +191,7 @@ impl PrincipalView {
 
 /// An event: one document each.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 pub struct EventView {
     seq: u64,
     at: u64,
@@ -212,6 +218,7 @@ impl EventView {
 
 /// A process, in `processes`.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 pub struct ProcessView {
     name: String,
     state: String,
@@ -246,6 +253,7 @@ impl ProcessView {
 
 /// `log`.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 pub struct LogView {
     file: String,
     lines: Vec<String>,

@@ -12,6 +12,7 @@ use crate::manifests::Manifests;
 
 /// `local`.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 pub struct LocalView {
     node: String,
     current: GenerationView,
@@ -24,6 +25,7 @@ pub struct LocalView {
 
 /// A generation, in `local` and `local_regressed`.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 pub struct GenerationView {
     generation: u64,
     replaced: Option<u64>,
@@ -41,6 +43,7 @@ impl GenerationView {
 
 /// What runs until a restart, in `local`, `node` and `nodes`.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 pub struct EphemeralView {
     pub(super) update: String,
     pub(super) packages: BTreeMap<String, String>,

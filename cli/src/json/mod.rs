@@ -3,6 +3,7 @@
 //!
 //! Times are milliseconds since the Unix epoch and end in `_at`; lengths of time are milliseconds and end in `_ms`.
 
+mod done;
 mod fleet;
 mod local;
 mod package;
@@ -13,9 +14,13 @@ use serde::Serialize;
 
 use crate::problem::Problem;
 
+pub use done::{
+    BuiltView, DoneView, InitialisedView, JoinedView, KeyView, NeededView, PublicationView, PublishedPackage, RetainedView,
+    SubmittedView, TokenView,
+};
 pub use fleet::{ClassView, EventView, LogView, NodeView, PrincipalView, ProcessView, StatusView, raft_role};
 pub use local::{GenerationView, LocalView};
-pub use package::{FileView, PackageView, TargetsView};
+pub use package::{FileView, PackageView};
 pub use plan::{PlanView, UnmetView};
 pub use update::{SummaryView, UpdateView};
 
@@ -46,6 +51,7 @@ impl<T: Serialize> Document<T> {
 
 /// Many of something, under a name.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 pub struct Many<T> {
     /// How many there are.
     pub count: usize,
@@ -62,6 +68,7 @@ impl<T> FromIterator<T> for Many<T> {
 
 /// Why a command was not done; on standard error.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 pub struct ErrorView {
     exit: u8,
     what: String,
@@ -85,5 +92,7 @@ fn word(value: &impl Serialize) -> String {
     }
 }
 
+#[cfg(test)]
+mod documented;
 #[cfg(test)]
 mod tests;

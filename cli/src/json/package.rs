@@ -12,6 +12,7 @@ use super::word;
 
 /// A package, in `packages`, `package`, `built` and `file`.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 pub struct PackageView {
     id: String,
     name: String,
@@ -28,6 +29,7 @@ pub struct PackageView {
 
 /// What is known of a package in the store.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 struct PublishedView {
     published_by: String,
     published_at: u64,
@@ -36,6 +38,7 @@ struct PublishedView {
 
 /// A module of a package.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 struct ModuleView {
     name: String,
     platform: String,
@@ -103,6 +106,7 @@ fn module(module: &Module) -> ModuleView {
 
 /// `file`: what is in a package or image file.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 pub struct FileView {
     size: u64,
     packages: Vec<PackageView>,
@@ -122,6 +126,7 @@ impl FileView {
 
 /// The target list of an image.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 pub struct TargetsView {
     nodes: BTreeMap<String, Vec<String>>,
     classes: BTreeMap<String, Vec<String>>,

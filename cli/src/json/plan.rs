@@ -11,6 +11,7 @@ use crate::names::Names;
 
 /// A plan.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 pub struct PlanView {
     revision: u32,
     nodes: BTreeMap<String, NodePlanView>,
@@ -22,6 +23,7 @@ pub struct PlanView {
 
 /// What changes on a node.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 struct NodePlanView {
     changes: Vec<ChangeView>,
     modules: BTreeMap<String, String>,
@@ -30,6 +32,7 @@ struct NodePlanView {
 
 /// From which version of a package to which.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 pub(super) struct ChangeView {
     package: String,
     from: Option<String>,
@@ -38,6 +41,7 @@ pub(super) struct ChangeView {
 
 /// Why a plan cannot be carried out.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 struct BlockerView {
     kind: String,
     text: String,
@@ -45,6 +49,7 @@ struct BlockerView {
 
 /// A need that is not met.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 pub struct DiscrepancyView {
     node: String,
     module: String,
@@ -55,6 +60,7 @@ pub struct DiscrepancyView {
 
 /// A need that is not met now, in `unmet`.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 pub struct UnmetView {
     #[serde(flatten)]
     need: DiscrepancyView,

@@ -18,12 +18,13 @@ use crate::output::words;
 
 /// An update in `updates`.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 pub struct SummaryView {
     update: String,
     kind: String,
     phase: String,
     wave: Option<u32>,
-    outcome: Option<&'static str>,
+    outcome: Option<String>,
     submitted_by: String,
     submitted_at: u64,
     since_at: u64,
@@ -54,7 +55,7 @@ impl SummaryView {
 }
 
 /// The phase's name, its wave counted from 1, and the outcome of an ended one.
-fn phase(phase: &Phase) -> (String, Option<u32>, Option<&'static str>) {
+fn phase(phase: &Phase) -> (String, Option<u32>, Option<String>) {
     let (name, wave, outcome) = match phase {
         Phase::Queued { .. } => ("queued", None, None),
         Phase::Planned => ("planned", None, None),
@@ -70,17 +71,18 @@ fn phase(phase: &Phase) -> (String, Option<u32>, Option<&'static str>) {
         Phase::Regressing => ("regressing", None, None),
         Phase::Ended { outcome } => ("ended", None, Some(words::outcome(*outcome))),
     };
-    (name.to_owned(), wave, outcome)
+    (name.to_owned(), wave, outcome.map(str::to_owned))
 }
 
 /// `update`.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 pub struct UpdateView {
     update: String,
     kind: String,
     phase: String,
     wave: Option<u32>,
-    outcome: Option<&'static str>,
+    outcome: Option<String>,
     exit: Option<u8>,
     submitted_by: String,
     submitted_at: u64,
@@ -133,6 +135,7 @@ impl UpdateView {
 
 /// A need that was not met when the update was done.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 struct FoundView {
     #[serde(flatten)]
     need: DiscrepancyView,
@@ -147,6 +150,7 @@ impl FoundView {
 
 /// Which nodes and classes get which packages.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 struct TargetsView {
     nodes: BTreeMap<String, Vec<String>>,
     classes: BTreeMap<String, Vec<String>>,
@@ -164,6 +168,7 @@ impl TargetsView {
 
 /// How an update is carried out.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 struct OptionsView {
     strategy: String,
     on_failure: String,
@@ -208,8 +213,9 @@ impl OptionsView {
 
 /// What an update waits for.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 struct WaitingView {
-    waiting_for: &'static str,
+    waiting_for: String,
     since_at: u64,
     updates: Vec<String>,
     nodes: Vec<String>,
@@ -236,12 +242,13 @@ impl WaitingView {
             WaitingFor::Regress { nodes } => ("regress", vec![], names(nodes), vec![]),
             WaitingFor::Master => ("master", vec![], vec![], vec![]),
         };
-        Self { waiting_for: kind, since_at: since.0, updates, nodes, about, can: can.clone() }
+        Self { waiting_for: kind.into(), since_at: since.0, updates, nodes, about, can: can.clone() }
     }
 }
 
 /// How far a node is.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 struct ProgressView {
     step: String,
     since_at: u64,
@@ -276,10 +283,11 @@ impl ProgressView {
 
 /// What a process answered.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 struct BallotView {
     process: String,
     pid: u32,
-    answer: &'static str,
+    answer: String,
     reason: Option<String>,
     lapsed: bool,
     overruled: bool,
@@ -293,12 +301,20 @@ impl BallotView {
             Answer::Veto { reason } => ("veto", Some(reason.clone())),
             Answer::Abstain => ("abstain", None),
         };
-        Self { process: process.name.clone(), pid: process.pid, answer, reason, lapsed: *lapsed, overruled: *overruled }
+        Self {
+            process: process.name.clone(),
+            pid: process.pid,
+            answer: answer.into(),
+            reason,
+            lapsed: *lapsed,
+            overruled: *overruled,
+        }
     }
 }
 
 /// A veto, wherever it is.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 struct VetoView {
     node: String,
     process: String,
@@ -329,8 +345,9 @@ fn vetoes(update: &Update) -> Vec<VetoView> {
 
 /// A decision that was taken.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 struct DecisionView {
-    decision: &'static str,
+    decision: String,
     why: Option<String>,
     nodes: Vec<String>,
     by: String,
@@ -341,6 +358,7 @@ struct DecisionView {
 
 /// A veto that a decision went past.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 struct OverruledView {
     node: String,
     process: String,
@@ -362,7 +380,7 @@ impl DecisionView {
             pid: process.pid,
         };
         Self {
-            decision,
+            decision: decision.into(),
             why,
             nodes,
             by: by.name.clone(),
