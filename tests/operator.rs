@@ -79,6 +79,39 @@ fn an_update_that_is_paused_after_its_first_node_changes_nothing_more_until_it_i
     Ok(())
 }
 
+#[test]
+fn update_show_names_the_process_that_has_not_answered_and_the_node_that_is_not_there() -> Result<()> {
+    let mut cluster = Cluster::start(2)?;
+    let source =
+        |version: &str| PackageSource::new("p", version).probe("m", version, "ask = { how = \"socket\", within = \"60s\" }");
+    give(&cluster, &source("1.0.0"), &["--strategy", "together"])?;
+    cluster.node("n2").tell("p/m", "slow 60000")?;
+    let update = give(&cluster, &source("2.0.0"), &["--detach"])?;
+    let waiting =
+        |cluster: &Cluster| Ok::<_, anyhow::Error>(cluster.nodes[0].json(&["update", "show", &update])?["waiting"].clone());
+    let asked = eventually("the process that is asked is named", || {
+        let waiting = waiting(&cluster)?;
+        let processes = waiting["processes"].as_array().context("no list")?;
+        Ok((waiting["nodes"] == serde_json::json!(["n2"]) && processes.len() == 1).then_some(waiting))
+    })?;
+    let process = &asked["processes"][0];
+    ensure!(process["node"] == "n2" && process["process"] == "p/m" && asked["away"] == serde_json::json!([]), "{asked}");
+    let pid = process["pid"].to_string();
+    ensure!(cluster.node("n2").pid("p/m")?.map(|pid| pid.to_string()) == Some(pid), "{asked}");
+
+    cluster.node_mut("n2").kill_all()?;
+    let away = eventually("the node that is not there is named", || {
+        let waiting = waiting(&cluster)?;
+        Ok((waiting["away"][0]["node"] == "n2").then_some(waiting))
+    })?;
+    ensure!(away["away"][0]["counts_after_ms"] == 600_000, "{away}");
+    let text = cluster.nodes[0].cli(&["update", "show", &update])?.expect(0)?.stdout;
+    ensure!(text.contains("node n2 is away, since ") && text.contains("p/m (pid"), "{text}");
+    cluster.nodes[0].cli(&["update", "cancel", &update])?.expect(0)?;
+    ensure!(cluster.nodes[0].watch(&update)? == 6, "nothing had changed");
+    Ok(())
+}
+
 /// The modules in a node's package store.
 fn stored(node: &Node) -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();

@@ -25,6 +25,7 @@ pub fn progress(step: Step) -> NodeProgress {
         step,
         since: Timestamp(5_000),
         round: 1,
+        asked: Vec::new(),
         ballots: Vec::new(),
         changed: false,
         failure: None,
@@ -85,6 +86,8 @@ pub fn vetoed() -> UpdateInfo {
             since: Timestamp(5_000),
             can: vec!["tribune update decide u7 --abort".into()],
         }),
+        away: std::collections::BTreeMap::new(),
+        away_after: Span::from_secs(600),
         packages: [
             (package(1), ("billing".parse().unwrap(), "1.0.0".to_owned())),
             (package(2), ("billing".parse().unwrap(), "2.0.0".to_owned())),

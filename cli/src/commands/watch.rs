@@ -10,7 +10,7 @@ use crate::context::Context;
 use crate::exit::Exit;
 use crate::json::UpdateView;
 use crate::output::words::{self, clean, count};
-use crate::output::{end_with_reader, line, live, update as text};
+use crate::output::{end_with_reader, line, live, update as text, waiting};
 use crate::problem::Done;
 
 /// Follows an update; the exit says how it stands.
@@ -59,7 +59,7 @@ fn status(info: &UpdateInfo) -> String {
     let Some(waiting) = &info.waiting else { return String::new() };
     let settled = info.update.nodes.values().filter(|node| matches!(node.step, Step::Settled | Step::Persisted)).count();
     let nodes = count(info.update.nodes.len(), "node");
-    let waits = clean(&text::waiting_for(&waiting.waiting_for));
+    let waits = clean(&waiting::short(&waiting.waiting_for));
     // Longer than most terminals are wide would leave pieces behind.
     let line = format!("{} {}: {settled} of {nodes} settled, waits for {waits}", info.update.id, info.update.phase);
     line.chars().take(100).collect()
@@ -116,7 +116,7 @@ fn conclusion(info: &UpdateInfo) -> String {
     let mut text = match (&update.phase, &update.reason) {
         (Phase::Ended { outcome }, Some(why)) => format!("{} {outcome}: {}\n", update.id, clean(why)),
         (Phase::Ended { outcome }, None) => format!("{} {outcome}\n", update.id),
-        _ => format!("{} is {}\n{}", update.id, words::phase(update), self::text::waiting(info)),
+        _ => format!("{} is {}\n{}", update.id, words::phase(update), waiting::text(info)),
     };
     for discrepancy in &update.discrepancies {
         text.push_str(&format!("  - {}\n", clean(&discrepancy.to_string())));

@@ -123,7 +123,8 @@ macro_rules! all_of {
 #[test]
 fn every_word_for_an_event_or_a_step_is_described() {
     let kinds = all_of!(EventKind: ClusterCreated NodeJoined NodeChanged RaftRoleChanged PackagePublished PackageRemoved ClassChanged
-        UpdateSubmitted UpdatePhase Veto Decision NodeFailed NodeAway NodeRestarted Discrepancy DiscrepancyRepaired AccessChanged);
+        UpdateSubmitted UpdatePhase Veto Decision NodeFailed NodeAway NodeApart NodeRestarted NodeRemoved CloneRefused
+        SettingsChanged Discrepancy DiscrepancyRepaired AccessChanged);
     let steps = all_of!(Step: Planned Asked Voted Staged Pending Ready Go Started Settled Persisted Regressed Failed Away);
     for (row, words) in [("| `kind` | `cluster_created`", &kinds[..]), ("| `step` |", &steps[..])] {
         let row = DOCUMENTED.lines().find(|line| line.starts_with(row)).unwrap();

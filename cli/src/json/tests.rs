@@ -98,7 +98,7 @@ fn a_vetoed_update_is_this_document() {
             },
             "waiting": {
                 "waiting_for": "decision", "since_at": 5000, "updates": [], "nodes": [],
-                "about": ["billing/billingd (pid 412) on node n2: the day is being closed"],
+                "processes": [], "about": ["billing/billingd (pid 412) on node n2: the day is being closed"], "away": [],
                 "can": ["tribune update decide u7 --abort"]
             },
             "nodes": { "n1": node(json!([])), "n2": node(json!([ballot])) },

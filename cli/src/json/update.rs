@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use tribune_messages::api::{UpdateInfo, UpdateSummary};
 use tribune_raft_store::model::{
-    Answer, BallotCast, Decision, DecisionTaken, Discrepancy, NeedKey, NodeName, NodeProgress, Phase, ProcessRef, Targets,
+    Answer, BallotCast, Decision, DecisionTaken, Discrepancy, NeedKey, NodeName, NodeProgress, Phase, ProcessRef, Span, Targets,
     Update, UpdateOptions,
 };
 use tribune_raft_store::record::{Waiting, WaitingFor};
@@ -103,7 +103,7 @@ pub struct UpdateView {
 impl UpdateView {
     /// The view of an update.
     pub fn of(info: &UpdateInfo) -> Self {
-        let UpdateInfo { update, waiting, repaired, packages, index: _, now } = info;
+        let UpdateInfo { update, waiting, away, away_after, repaired, packages, index: _, now } = info;
         let names = Names::of(packages);
         let (phase, wave, outcome) = phase(&update.phase);
         let progress =
@@ -122,7 +122,7 @@ impl UpdateView {
             ballot_revision: update.ballot_revision,
             targets: TargetsView::of(&update.request.targets, &names),
             options: OptionsView::of(&update.request.options),
-            waiting: waiting.as_ref().map(WaitingView::of),
+            waiting: waiting.as_ref().map(|waiting| WaitingView::of(waiting, away, *away_after)),
             nodes: update.nodes.iter().map(progress).collect(),
             vetoes: vetoes(update),
             decisions: update.decisions.iter().map(DecisionView::of).collect(),
@@ -219,17 +219,37 @@ struct WaitingView {
     since_at: u64,
     updates: Vec<String>,
     nodes: Vec<String>,
+    processes: Vec<AskedView>,
     about: Vec<String>,
+    away: Vec<AwayView>,
     can: Vec<String>,
 }
 
+/// A process that is being asked.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
+struct AskedView {
+    node: String,
+    process: String,
+    pid: u32,
+}
+
+/// A node that is waited for and is not there.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
+struct AwayView {
+    node: String,
+    for_ms: u64,
+    counts_after_ms: u64,
+}
+
 impl WaitingView {
-    fn of(waiting: &Waiting) -> Self {
+    fn of(waiting: &Waiting, away: &BTreeMap<NodeName, Span>, away_after: Span) -> Self {
         let Waiting { waiting_for, since, can } = waiting;
         let names = |nodes: &[NodeName]| nodes.iter().map(ToString::to_string).collect();
         let (kind, updates, nodes, about) = match waiting_for {
             WaitingFor::Updates { updates } => ("updates", updates.iter().map(ToString::to_string).collect(), vec![], vec![]),
-            WaitingFor::Answers { nodes } => ("answers", vec![], names(nodes), vec![]),
+            WaitingFor::Answers { nodes, .. } => ("answers", vec![], names(nodes), vec![]),
             WaitingFor::Decision { about } => ("decision", vec![], vec![], about.clone()),
             WaitingFor::Staging { nodes } => ("staging", vec![], names(nodes), vec![]),
             WaitingFor::Changeover { nodes } => {
@@ -242,7 +262,30 @@ impl WaitingView {
             WaitingFor::Regress { nodes } => ("regress", vec![], names(nodes), vec![]),
             WaitingFor::Master => ("master", vec![], vec![], vec![]),
         };
-        Self { waiting_for: kind.into(), since_at: since.0, updates, nodes, about, can: can.clone() }
+        let asked = match waiting_for {
+            WaitingFor::Answers { asked, .. } => &asked[..],
+            _ => &[],
+        };
+        let asked = asked.iter().map(|(node, process)| AskedView {
+            node: node.to_string(),
+            process: process.name.clone(),
+            pid: process.pid,
+        });
+        let away = away.iter().map(|(node, time)| AwayView {
+            node: node.to_string(),
+            for_ms: time.as_millis(),
+            counts_after_ms: away_after.as_millis(),
+        });
+        Self {
+            waiting_for: kind.into(),
+            since_at: since.0,
+            updates,
+            nodes,
+            processes: asked.collect(),
+            about,
+            away: away.collect(),
+            can: can.clone(),
+        }
     }
 }
 
@@ -264,7 +307,7 @@ struct ProgressView {
 
 impl ProgressView {
     fn of(update: &Update, name: &NodeName, node: &NodeProgress, names: &Names) -> Self {
-        let NodeProgress { step, since, round, ballots, changed, failure, before, restarted, gone } = node;
+        let NodeProgress { step, since, round, asked: _, ballots, changed, failure, before, restarted, gone } = node;
         let plan = update.plan.as_ref().and_then(|plan| plan.nodes.get(name));
         Self {
             step: word(step),

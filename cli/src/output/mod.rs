@@ -4,6 +4,7 @@ pub mod fleet;
 pub mod package;
 pub mod table;
 pub mod update;
+pub mod waiting;
 pub mod words;
 
 use std::io::{IsTerminal, Write};

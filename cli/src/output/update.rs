@@ -6,9 +6,9 @@ use tribune_messages::api::{UpdateInfo, UpdateSummary};
 use tribune_raft_store::model::{
     Answer, BallotCast, Decision, Discrepancy, NeedKey, NodeName, NodePlan, Phase, Plan, Timestamp, Update, UpdateKind,
 };
-use tribune_raft_store::record::WaitingFor;
 
 use super::table::Table;
+use super::waiting;
 use super::words::{self, ago, clean, count, list, or_dash};
 use crate::names::Names;
 
@@ -31,7 +31,7 @@ pub fn list_of(updates: &[UpdateSummary]) -> String {
 
 /// `update show`.
 pub fn show(info: &UpdateInfo) -> String {
-    let UpdateInfo { update, waiting: _, repaired, packages, index: _, now } = info;
+    let UpdateInfo { update, waiting: _, away: _, away_after: _, repaired, packages, index: _, now } = info;
     let names = Names::of(packages);
     let kind = match update.request.kind {
         UpdateKind::Install => "update",
@@ -47,7 +47,7 @@ pub fn show(info: &UpdateInfo) -> String {
     if let Some(reason) = &update.reason {
         text.push_str(&format!("why: {}\n", clean(reason)));
     }
-    text.push_str(&waiting(info));
+    text.push_str(&waiting::text(info));
     text.push_str(&nodes(update, &names, *now));
     text.push_str(&ballots(update));
     text.push_str(&failures(update));
@@ -57,60 +57,6 @@ pub fn show(info: &UpdateInfo) -> String {
         text.push_str(&left_out(plan));
     }
     text
-}
-
-/// What it waits for, since when, and what can be done.
-pub fn waiting(info: &UpdateInfo) -> String {
-    let Some(waiting) = &info.waiting else { return String::new() };
-    let what = waiting_for(&waiting.waiting_for);
-    let mut text = format!("\nwaits for {what}, since {}\n", words::millis(info.now.since(waiting.since)));
-    if let WaitingFor::Decision { about } = &waiting.waiting_for {
-        for sentence in about {
-            text.push_str(&format!("  - {}\n", clean(sentence)));
-        }
-        if matches!(info.update.phase, Phase::Vetoed) && about.is_empty() {
-            text.push_str("  - the vetoes have lapsed: those processes are gone; --ask-again goes on\n");
-        }
-    }
-    if info.update.phase.waits_for_user() {
-        let within = info.update.request.options.decide_within;
-        let changed = info.update.nodes.values().any(|node| node.changed);
-        let then = if changed { "goes back" } else { "is aborted" };
-        text.push_str(&format!("undecided, it {then} {} after that\n", words::span(within)));
-    }
-    if !waiting.can.is_empty() {
-        text.push_str("you can\n");
-        for command in &waiting.can {
-            text.push_str(&format!("  {command}\n"));
-        }
-    }
-    text
-}
-
-/// What is waited for, in words.
-pub fn waiting_for(waiting: &WaitingFor) -> String {
-    match waiting {
-        WaitingFor::Updates { updates } => format!("updates before it: {}", list(updates)),
-        WaitingFor::Answers { nodes } => format!("answers of processes on {}", list(nodes)),
-        WaitingFor::Decision { .. } => "your decision".into(),
-        WaitingFor::Staging { nodes } => format!("modules to be fetched and staged on {}", list(nodes)),
-        WaitingFor::Changeover { nodes } => {
-            format!("changeover on {}", list(nodes.iter().map(|(node, step)| format!("{node} ({step})"))))
-        }
-        WaitingFor::Resume { left, finishing } => {
-            let left = if left.is_empty() { "the check".into() } else { list(left) };
-            let finishing = match finishing.as_slice() {
-                [] => String::new(),
-                nodes => format!("; {} still changes over", list(nodes.iter().map(|(node, step)| format!("{node} ({step})")))),
-            };
-            format!("somebody to resume it, which leaves {left}{finishing}")
-        }
-        WaitingFor::Check => "the master's check of what is installed".into(),
-        WaitingFor::Persist { nodes } => format!("somebody to persist what runs on {}, or to take it back", list(nodes)),
-        WaitingFor::Installing { nodes } => format!("what runs to be installed on {}", list(nodes)),
-        WaitingFor::Regress { nodes } => format!("nodes to go back: {}", list(nodes)),
-        WaitingFor::Master => "the master to tell the nodes".into(),
-    }
 }
 
 /// The packages of a node's plan, from → to.

@@ -3,7 +3,7 @@
 //! One idea: nothing here waits. What time brings is computed from the record, from who is there, and from the time that is
 //! passed in; [`next_wake`] tells when the answer could be another without anything else having happened.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tribune_raft_store::command::{Body, Entry, MasterCommand};
 use tribune_raft_store::model::{Blocker, NodeName, NodeProgress, Phase, Span, Step, Timestamp, Update};
@@ -86,7 +86,8 @@ pub fn command_would_move(record: &Record, command: &MasterCommand) -> bool {
     would_move(record, &Entry { time, body: Body::Master(Box::new(command.clone())) })
 }
 
-fn away_after(record: &Record) -> Span {
+/// How long a node may be silent before it counts as away.
+pub fn away_after(record: &Record) -> Span {
     record.cluster().map(|cluster| cluster.settings.clone()).unwrap_or_default().away_after
 }
 
@@ -96,6 +97,13 @@ fn away(record: &Record, update: &Update, liveness: &Liveness, now: MasterClock)
     let mut open = update.nodes.iter().filter(|(_, node)| can_go_away(update, node));
     let (name, _) = open.find(|(name, _)| liveness.away_since(name, update).is_some_and(|since| now >= since.after(limit)))?;
     Some(MasterCommand::Away { update: update.id, node: name.clone() })
+}
+
+/// The nodes that an update waits for and that are not there, with how long.
+pub fn missing(update: &Update, liveness: &Liveness, now: MasterClock) -> BTreeMap<NodeName, Span> {
+    let open = update.nodes.iter().filter(|(_, node)| !update.phase.ended() && can_go_away(update, node));
+    let away = open.filter(|(name, _)| !liveness.is_connected(name));
+    away.map(|(name, _)| (name.clone(), liveness.away_for(name, now))).collect()
 }
 
 /// Whether it matters to the update that this node is away.

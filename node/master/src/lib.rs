@@ -22,7 +22,7 @@ mod verify;
 
 pub use converge::stays_because;
 pub use directives::directives;
-pub use due::{command_would_move, due, next_wake, would_move};
+pub use due::{away_after, command_would_move, due, missing, next_wake, would_move};
 pub use liveness::{Liveness, MasterClock};
 pub use membership::{Learner, MembershipStep, RaftState, membership};
 pub use plan::{plan, plan_again};

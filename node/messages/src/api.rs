@@ -342,6 +342,10 @@ pub struct UpdateInfo {
     pub update: Update,
     /// What it waits for; none: it has ended.
     pub waiting: Option<Waiting>,
+    /// The nodes it waits for that are not connected to the master, and for how long.
+    pub away: BTreeMap<NodeName, Span>,
+    /// How long a node may be away before that counts as a failure, or before its changeover as a veto.
+    pub away_after: Span,
     /// Those of its discrepancies that are there no more.
     pub repaired: BTreeSet<NeedKey>,
     /// Name and version of every package in its plan and targets.

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use tribune_master::{Liveness, discrepancies, stays_because, verdict};
 use tribune_messages::api::{ClassInfo, NodeInfo, PackageInfo, UpdateInfo, UpdateSummary};
 use tribune_raft_store::model::{
-    Discrepancy, Event, NeedKey, Node, NodeName, PackageChange, PackageId, PackageName, Principal, PublicKey, Timestamp, Unmet,
-    Update, UpdateKind,
+    Discrepancy, Event, NeedKey, Node, NodeName, PackageChange, PackageId, PackageName, Principal, PublicKey, Span, Timestamp,
+    Unmet, Update, UpdateKind,
 };
 use tribune_raft_store::record::Record;
 
@@ -108,7 +108,7 @@ fn named(record: &Record, update: &Update, change: &PackageChange) -> Option<(Pa
 }
 
 /// One update, as this record has it.
-pub(super) fn update(record: &Record, update: &Update, index: u64, now: Timestamp) -> UpdateInfo {
+pub(super) fn update(record: &Record, update: &Update, index: u64, now: Timestamp, away: BTreeMap<NodeName, Span>) -> UpdateInfo {
     let targets = &update.request.targets;
     let ids = changes(update).flat_map(|change| change.from.into_iter().chain(change.to));
     let ids: BTreeSet<PackageId> = ids.chain(targets.nodes.values().chain(targets.classes.values()).flatten().copied()).collect();
@@ -117,7 +117,8 @@ pub(super) fn update(record: &Record, update: &Update, index: u64, now: Timestam
         Some((id, (manifest.name.clone(), manifest.version.to_string())))
     });
     let (waiting, repaired) = (record.waiting(update), repaired(record, update));
-    UpdateInfo { update: update.clone(), waiting, repaired, packages: named.collect(), index, now }
+    let away_after = tribune_master::away_after(record);
+    UpdateInfo { update: update.clone(), waiting, away, away_after, repaired, packages: named.collect(), index, now }
 }
 
 /// The discrepancies of an update that are there no more.

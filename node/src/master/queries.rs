@@ -49,7 +49,8 @@ impl Reign {
             });
         };
         let now = wall_clock().max(record.cluster().map(|cluster| cluster.time).unwrap_or_default());
-        Ok(ApiResponse::Update(Box::new(answers::update(record, update, seen.index(), now))))
+        let away = tribune_master::missing(update, &self.liveness.borrow(), self.now());
+        Ok(ApiResponse::Update(Box::new(answers::update(record, update, seen.index(), now, away))))
     }
 
     async fn events(&self, after: Option<u64>, limit: u32, wait: Wait, index: u64) -> ApiResult {

@@ -300,6 +300,9 @@ pub struct NodeProgress {
     pub since: Timestamp,
     /// Which round of asking counts; one more with every `ask-again`.
     pub round: u32,
+    /// Who is being asked there and has perhaps not answered; nobody once all have.
+    #[serde(default)]
+    pub asked: Vec<ProcessRef>,
     /// What its processes answered.
     pub ballots: Vec<BallotCast>,
     /// Whether new modules may have been started there.

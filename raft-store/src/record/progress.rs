@@ -36,7 +36,13 @@ impl Record {
             return Err(Rejection::Outdated);
         }
         match report {
-            NodeReport::Asked { .. } => self.step(at, id, name, &[Step::Planned], Step::Asked),
+            NodeReport::Asked { processes } => {
+                self.step(at, id, name, &[Step::Planned], Step::Asked)?;
+                self.change_progress(id, name, |progress| {
+                    progress.asked.clone_from(processes);
+                    Ok(())
+                })
+            }
             NodeReport::Voted { ballots } => self.voted(at, id, name, ballots),
             NodeReport::Staged => {
                 self.step(at, id, name, &[Step::Voted], Step::Staged)?;
@@ -95,6 +101,7 @@ impl Record {
             .filter_map(|ballot| Some(format!("{} on node {name} vetoed {id}: {}", ballot.process.name, ballot.standing_veto()?)))
             .collect();
         progress.ballots = merged;
+        progress.asked.clear();
         if first {
             progress.step = Step::Voted;
             progress.since = at.time;

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Record;
-use crate::model::{NodeName, Phase, Step, Timestamp, Update, UpdateId};
+use crate::model::{Answer, BallotCast, NodeName, Phase, ProcessRef, Step, Timestamp, Update, UpdateId};
 
 /// What an update is waiting for, since when, and what a user can do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,8 @@ pub enum WaitingFor {
     Answers {
         /// Which.
         nodes: Vec<NodeName>,
+        /// The processes that are being asked there, of which at least one on each node has not answered.
+        asked: Vec<(NodeName, ProcessRef)>,
     },
     /// A user's decision about vetoes or a failure.
     Decision {
@@ -81,19 +83,27 @@ impl Record {
         let cancel = format!("tribune update cancel {}", update.id);
         let decide = |what: &str| format!("tribune update decide {} {what}", update.id);
         let (waiting_for, can) = match &update.phase {
-            Phase::Queued { .. } => (WaitingFor::Updates { updates: self.waits_for(update) }, vec![cancel]),
+            Phase::Queued { .. } => match self.waits_for(update) {
+                updates if updates.is_empty() => (WaitingFor::Master, vec![cancel]),
+                updates => {
+                    let shown = updates.iter().map(|other| format!("tribune update show {other}"));
+                    let can = shown.chain([cancel]).collect();
+                    (WaitingFor::Updates { updates }, can)
+                }
+            },
             Phase::Planned => (WaitingFor::Master, vec![cancel]),
-            Phase::Asking => (WaitingFor::Answers { nodes: below(Step::Voted) }, vec![cancel]),
-            Phase::Vetoed => (
-                WaitingFor::Decision { about: vetoes(update) },
-                vec![
-                    decide("--force --why TEXT"),
-                    decide("--only NODE"),
-                    decide("--without NODE"),
-                    decide("--ask-again"),
-                    decide("--abort"),
-                ],
-            ),
+            Phase::Asking => (WaitingFor::Answers { nodes: below(Step::Voted), asked: asked(update) }, vec![cancel]),
+            Phase::Vetoed => {
+                let about = vetoes(update);
+                let rest = [decide("--only NODE"), decide("--without NODE"), decide("--ask-again"), decide("--abort")];
+                if about.is_empty() {
+                    // Who vetoed is gone: there is nothing to overrule.
+                    (WaitingFor::Decision { about: lapsed(update) }, rest.to_vec())
+                } else {
+                    let can = [decide("--force --why TEXT")].into_iter().chain(rest).collect();
+                    (WaitingFor::Decision { about }, can)
+                }
+            }
             Phase::Distributing => (WaitingFor::Staging { nodes: below(Step::Staged) }, vec![cancel]),
             Phase::Wave { wave } => {
                 let nodes = update.plan.as_ref().and_then(|plan| plan.waves.get(*wave as usize)).cloned().unwrap_or_default();
@@ -120,7 +130,8 @@ impl Record {
             Phase::Persisting => (WaitingFor::Installing { nodes: running(update) }, vec![cancel]),
             Phase::Regressing => {
                 let open = update.nodes.iter().filter(|(_, node)| node.changed && node.step < Step::Regressed);
-                (WaitingFor::Regress { nodes: open.map(|(name, _)| name.clone()).collect() }, Vec::new())
+                let nodes = open.map(|(name, _)| name.clone()).collect();
+                (WaitingFor::Regress { nodes }, vec![format!("tribune update watch {}", update.id)])
             }
             Phase::Ended { .. } => return None,
         };
@@ -132,6 +143,26 @@ impl Record {
 fn running(update: &Update) -> Vec<NodeName> {
     let running = update.nodes.iter().filter(|(_, node)| node.step == Step::Settled);
     running.map(|(name, _)| name.clone()).collect()
+}
+
+/// Who is being asked where not all have answered.
+fn asked(update: &Update) -> Vec<(NodeName, ProcessRef)> {
+    let open = update.nodes.iter().filter(|(_, node)| node.step == Step::Asked);
+    open.flat_map(|(name, node)| node.asked.iter().map(|process| (name.clone(), process.clone()))).collect()
+}
+
+/// One sentence for each veto whose process is gone.
+fn lapsed(update: &Update) -> Vec<String> {
+    let mut sentences = Vec::new();
+    for (name, node) in &update.nodes {
+        for BallotCast { process, answer, lapsed, overruled } in &node.ballots {
+            if let (Answer::Veto { reason }, true, false) = (answer, lapsed, overruled) {
+                let ProcessRef { name: process, pid, .. } = process;
+                sentences.push(format!("{process} (pid {pid}) on node {name} vetoed and is gone since: {reason}"));
+            }
+        }
+    }
+    sentences
 }
 
 /// One sentence for each veto that stands.

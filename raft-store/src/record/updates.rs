@@ -154,6 +154,7 @@ impl Record {
             step: Step::Planned,
             since: at.time,
             round: 1,
+            asked: Vec::new(),
             ballots: Vec::new(),
             changed: false,
             failure: None,
@@ -339,6 +340,7 @@ fn ask_again(at: At, update: &mut Update) {
         node.since = at.time;
         node.failure = None;
         node.round += 1;
+        node.asked.clear();
         // Who was overruled cannot veto this update again.
         node.ballots.retain(|ballot| ballot.overruled);
     }

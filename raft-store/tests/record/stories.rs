@@ -73,6 +73,9 @@ fn an_update_is_asked_voted_staged_changed_over_in_waves_and_verified() {
     assert_eq!(*fleet.phase(id), Phase::Asking);
     fleet.report(id, "a", NodeReport::Asked { processes: vec![process("svc", 1)] }).unwrap();
     assert_eq!(fleet.step(id, "a"), Step::Asked);
+    let waiting = fleet.record.waiting(fleet.update(id)).unwrap();
+    let asked = vec![(node("a"), process("svc", 1))];
+    assert_eq!(waiting.waiting_for, WaitingFor::Answers { nodes: ["a", "b", "c"].map(node).to_vec(), asked });
     all_accept(&mut fleet, id);
     assert_eq!(*fleet.phase(id), Phase::Distributing);
     fleet.report(id, "a", NodeReport::Staged).unwrap();
@@ -461,6 +464,9 @@ fn an_update_waits_behind_another_that_has_its_nodes_and_gets_a_new_plan() {
     let first = fleet.submit(request.clone(), plan.clone());
     let second = fleet.submit(request, plan.clone());
     assert_eq!(*fleet.phase(second), Phase::Queued { behind: vec![first] });
+    let waiting = fleet.record.waiting(fleet.update(second)).unwrap();
+    assert_eq!(waiting.waiting_for, WaitingFor::Updates { updates: vec![first] });
+    assert_eq!(waiting.can, ["tribune update show u1", "tribune update cancel u2"]);
     fleet.order(UserCommand::Cancel { update: first }, None).unwrap();
     assert!(fleet.record.waits_for(fleet.update(second)).is_empty());
     fleet.tell(MasterCommand::SetPlan { update: second, plan: Plan { revision: 2, ..plan } }).unwrap();

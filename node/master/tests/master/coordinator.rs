@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 use tribune_master::liveness::GRACE;
-use tribune_master::{Liveness, MasterClock, command_would_move, directives, due, next_wake, store_blobs, verdict};
+use tribune_master::{Liveness, MasterClock, command_would_move, directives, due, missing, next_wake, store_blobs, verdict};
 use tribune_messages::node::{Directive, READY_LEASE, Want};
 use tribune_raft_store::command::{MasterCommand, UserCommand};
 use tribune_raft_store::model::*;
@@ -214,6 +214,8 @@ fn a_node_without_a_session_is_away_after_the_time_that_is_set() {
     let (fleet, id) = begun(RolloutStrategy::Together);
     let mut liveness = all_there(&fleet);
     liveness.gone(&node("c"), MasterClock(5_000));
+    let told = missing(fleet.update(id), &liveness, MasterClock(8_000));
+    assert_eq!(told, [(node("c"), Span::from_secs(3))].into(), "who looks at the update is told");
     let limit = MasterClock(605_000);
     assert_eq!(due(&fleet.record, &liveness, MasterClock(604_999), None), []);
     assert_eq!(next_wake(&fleet.record, &liveness, MasterClock(6_000)), Some(limit));
