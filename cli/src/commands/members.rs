@@ -1,15 +1,15 @@
 //! Commands about who is in the cluster, and what holds for all of it.
 
-use serde::Serialize;
 use tokio::time::Instant;
 use tribune_messages::api::{ApiError, ApiRequest, ApiResponse, Query, Wait};
 use tribune_raft_store::command::{Accepted, UserCommand};
-use tribune_raft_store::model::{NodeName, Settings, VoterPreference};
+use tribune_raft_store::model::{NodeName, VoterPreference};
 
 use super::show_done;
 use crate::args::ClusterCommand;
 use crate::context::{Context, unexpected};
 use crate::exit::Exit;
+use crate::json::SettingsView;
 use crate::output::fleet;
 use crate::problem::{Done, Problem};
 
@@ -78,14 +78,6 @@ pub async fn set_voter(context: &mut Context, node: NodeName, voter: Option<Vote
     Ok(Exit::Done)
 }
 
-/// `settings`: what holds for the whole cluster.
-#[derive(Debug, Serialize)]
-struct SettingsView {
-    away_after_ms: u64,
-    voters: u32,
-    standbys: u32,
-}
-
 /// `cluster …`.
 pub async fn cluster(context: &mut Context, command: ClusterCommand) -> Done {
     let ClusterCommand::Settings { away_after, voters, standbys } = command;
@@ -95,8 +87,6 @@ pub async fn cluster(context: &mut Context, command: ClusterCommand) -> Done {
     let ApiResponse::Settings(settings) = context.ask(ApiRequest::Query(Query::Settings)).await? else {
         return Err(unexpected("the settings"));
     };
-    let Settings { away_after, voters, standbys } = settings;
-    let view = || SettingsView { away_after_ms: away_after.as_millis(), voters, standbys };
-    context.print.show("settings", || fleet::settings(&settings), view);
+    context.print.show("settings", || fleet::settings(&settings), || SettingsView::of(&settings));
     Ok(Exit::Done)
 }

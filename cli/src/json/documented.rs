@@ -23,7 +23,7 @@ fn again<T: Serialize + DeserializeOwned>(fields: Value) -> Value {
     serde_json::to_value(view).unwrap()
 }
 
-const DOCUMENTS: [(&str, Again); 28] = [
+const DOCUMENTS: [(&str, Again); 29] = [
     ("error", again::<ErrorView>),
     ("done", again::<DoneView>),
     ("initialised", again::<InitialisedView>),
@@ -33,6 +33,7 @@ const DOCUMENTS: [(&str, Again); 28] = [
     ("status", again::<StatusView>),
     ("nodes", again::<Many<NodeView>>),
     ("node", again::<NodeView>),
+    ("settings", again::<SettingsView>),
     ("classes", again::<Many<ClassView>>),
     ("class", again::<ClassView>),
     ("principals", again::<Many<PrincipalView>>),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use tribune_messages::api::{ClassInfo, LogText, NodeInfo, ProcessInfo, Status};
-use tribune_raft_store::model::{Event, Principal, PublicKey, RaftRole};
+use tribune_raft_store::model::{Event, Principal, PublicKey, RaftRole, Settings};
 
 use super::local::EphemeralView;
 use super::word;
@@ -58,6 +58,23 @@ impl StatusView {
             open_updates: open_updates.iter().map(ToString::to_string).collect(),
             problems: problems.clone(),
         }
+    }
+}
+
+/// `settings`: what holds for the whole cluster.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
+pub struct SettingsView {
+    away_after_ms: u64,
+    voters: u32,
+    standbys: u32,
+}
+
+impl SettingsView {
+    /// The view of the settings.
+    pub fn of(settings: &Settings) -> Self {
+        let Settings { away_after, voters, standbys } = *settings;
+        Self { away_after_ms: away_after.as_millis(), voters, standbys }
     }
 }
 

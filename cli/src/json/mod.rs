@@ -18,7 +18,7 @@ pub use done::{
     BuiltView, DoneView, InitialisedView, JoinedView, KeyView, NeededView, PublicationView, PublishedPackage, RetainedView,
     SubmittedView, TokenView,
 };
-pub use fleet::{ClassView, EventView, LogView, NodeView, PrincipalView, ProcessView, StatusView, raft_role};
+pub use fleet::{ClassView, EventView, LogView, NodeView, PrincipalView, ProcessView, SettingsView, StatusView, raft_role};
 pub use local::{GenerationView, LocalView};
 pub use package::{FileView, PackageView};
 pub use plan::{PlanView, UnmetView};
