@@ -244,3 +244,34 @@ fn an_ephemeral_update_is_persisted_without_touching_a_process_and_survives_a_re
     ensure!(refused.stderr.contains("nothing to persist"), "{}", refused.stderr);
     Ok(())
 }
+
+#[test]
+fn a_node_that_took_it_back_goes_on_to_what_comes_next_while_another_still_runs_it() -> Result<()> {
+    let cluster = Cluster::start_with(&[NodeOptions::default(), NodeOptions::with(&["--voter", "never"])])?;
+    let both = ["n1", "n2"];
+    install(&cluster, &source("1.0.0"), &both)?;
+    let update = run(&cluster, &source("2.0.0"), &both)?;
+    let [first, second] = both.map(|name| cluster.node(name));
+    let file = source("3.0.0").build(cluster.folder())?.display().to_string();
+    let next = submit(&cluster, first, &file, &["n2"], &["--detach"], 0)?;
+    ensure!(first.json(&["update", "show", &next])?["phase"] == "queued", "it waits for n2");
+
+    second.cli(&["local", "regress"])?.expect(0)?;
+    ensure!(first.watch(&next)? == 0, "{}", first.json(&["update", "show", &next])?);
+    ensure!(version(second, "p/m")? == "3.0.0" && version(first, "p/m")? == "2.0.0", "each runs its own");
+    let shown = first.json(&["update", "show", &update])?;
+    let steps = [&shown["nodes"]["n1"]["step"], &shown["nodes"]["n2"]["step"]];
+    ensure!(shown["phase"] == "unpersisted" && steps == ["settled", "regressed"], "{shown}");
+
+    // Taken back on the other too, it does nothing any more here.
+    let asked = crate::proposals(&second.log("p/told"), &update).len();
+    first.cli(&["update", "cancel", &update])?.expect(0)?;
+    ensure!(first.watch(&update)? == 5, "it is taken back");
+    ensure!(version(first, "p/m")? == "1.0.0" && version(second, "p/m")? == "3.0.0", "only n1 has changed");
+    ensure!(crate::proposals(&second.log("p/told"), &update).len() == asked, "n2 was asked about it anew");
+    eventually("nothing is open on n2", || {
+        let local = second.json(&["local", "show"])?;
+        ensure!(local["open"] == json!({}) && local["ephemeral"].is_null(), "{local}");
+        Ok(Some(()))
+    })
+}
