@@ -23,6 +23,9 @@ const DEFAULT_RESERVE_MIB: u64 = 256;
 
 /// How long the package store keeps what no package needs any more.
 const DEFAULT_FORGET_AFTER: Span = Span::from_secs(3600);
+/// The shortest: longer than the master waits for an answer, so that nothing is forgotten between the count of its copies and the entry
+/// that publishes it.
+const LEAST_FORGET_AFTER: Span = Span::from_secs(60);
 
 const HEADER: &str = "\
 # The settings of this Tribune node. They are read when the node starts.
@@ -34,7 +37,7 @@ const HEADER: &str = "\
 # voter       \"never\", \"may\" or \"prefer\": whether the node may be one of the cluster's voters
 # local-commands   \"viewer\", \"operator\" or \"admin\": the most that commands given on this machine may do
 # reserve-mib free space that packages and modules leave to others, in MiB
-# forget-after how long the package store keeps what no package needs any more: long enough for an upload and the order that publishes it
+# forget-after how long the package store keeps what no package needs any more, such as \"1h\"; at least \"1m\"
 # [runners]   commands that run modules of other platforms, such as \"linux/arm64\" = \"qemu-aarch64-static\"
 
 ";
@@ -122,6 +125,12 @@ impl Settings {
         let wrong = |why: String| NodeError::Setting { file: path.to_owned(), why };
         let settings: Self = toml::from_str(text).map_err(|error| wrong(error.to_string()))?;
         settings.runner_commands().map_err(wrong)?;
+        if settings.forget_after < LEAST_FORGET_AFTER {
+            let given = settings.forget_after;
+            return Err(wrong(format!(
+                "forget-after is {given}: use {LEAST_FORGET_AFTER} or more, such as {DEFAULT_FORGET_AFTER}"
+            )));
+        }
         Ok(settings)
     }
 
@@ -183,9 +192,13 @@ mod tests {
         let good = "name = \"n1\"\nplatform = \"linux/amd64\"\ncontrol = \"/ip4/0.0.0.0/tcp/1\"\ndata = \"/ip4/0.0.0.0/tcp/2\"\n";
         let parse = |text: &str| Settings::parse(Path::new("/d/node.toml"), text);
         assert!(parse(good).is_ok());
-        for (added, expected) in
-            [("colour = 1", "colour"), ("voter = \"perhaps\"", "perhaps"), ("[runners]\n\"linux\" = \"x\"", "os/arch")]
-        {
+        assert_eq!(parse(&format!("{good}forget-after = \"2m\"\n")).unwrap().forget_after, Span::from_secs(120));
+        for (added, expected) in [
+            ("forget-after = \"59s\"", "use 1m or more"),
+            ("colour = 1", "colour"),
+            ("voter = \"perhaps\"", "perhaps"),
+            ("[runners]\n\"linux\" = \"x\"", "os/arch"),
+        ] {
             let error = parse(&format!("{good}{added}\n")).unwrap_err().to_string();
             assert!(error.contains(expected) && error.contains("node.toml"), "{error}");
         }

@@ -18,19 +18,12 @@ use crate::wait::eventually;
 pub struct NodeOptions {
     /// Further arguments of `init` or `join`.
     pub args: Vec<String>,
-    /// Lines for its `node.toml`, written before it is run.
-    pub settings: String,
 }
 
 impl NodeOptions {
     /// With these further arguments.
     pub fn with(args: &[&str]) -> Self {
-        Self { args: args.iter().map(ToString::to_string).collect(), ..Self::default() }
-    }
-
-    /// With these lines in its `node.toml`.
-    pub fn set(settings: &str) -> Self {
-        Self { settings: settings.to_owned(), ..Self::default() }
+        Self { args: args.iter().map(ToString::to_string).collect() }
     }
 }
 
@@ -91,14 +84,6 @@ impl Cluster {
             let token = self.nodes[0].cli(&["token", "create"])?.expect(0)?.stdout;
             let peer = self.nodes[0].address()?;
             tribune(&[&["join", "--peer", &peer, "--token-file", "-"], &common[..]].concat(), &token)?.expect(0)?;
-        }
-        if !options.settings.is_empty() {
-            let file = data.join("node.toml");
-            // Its own tables come after; what is set once may not be set again.
-            let key = options.settings.split('=').next().unwrap_or_default().trim();
-            let written = fs::read_to_string(&file)?;
-            let rest: String = written.lines().filter(|line| !line.starts_with(key)).map(|line| format!("{line}\n")).collect();
-            fs::write(&file, format!("{}\n{rest}", options.settings))?;
         }
         let voter = if options.args.iter().any(|arg| arg == "never") { Voter::Never } else { Voter::May };
         let mut node = Node { name, data, voter, keeper: None };

@@ -70,6 +70,11 @@ fn new_node(text: &str, identity: &Identity, voter: VoterPreference) -> NewNode 
 
 impl Cluster {
     pub(super) async fn new() -> Self {
+        Self::keeping(crate::store::KEPT_FOR).await
+    }
+
+    /// The same, where what no package needs is kept so long.
+    pub(super) async fn keeping(kept_for: Duration) -> Self {
         let (me, admin) = (Identity::generate(), Identity::generate());
         let folder = tempfile::tempdir().unwrap();
         let (control, data) = (network(&me, "control").await, network(&me, "data").await);
@@ -85,7 +90,7 @@ impl Cluster {
             admin_key: PublicKey::new(admin.public_key()),
         };
         raft.propose(Body::Master(Box::new(MasterCommand::Create(birth)))).await.unwrap().unwrap();
-        let store = PackageStore::open(folder.path().join("packages"), data, 0).await.unwrap();
+        let store = PackageStore::open_keeping(folder.path().join("packages"), data, 0, kept_for).await.unwrap();
         let peers = RpcClient::new(control.clone(), PEER_PROTOCOL, Limits::default());
         let parts = Parts { raft: raft.clone(), name: name("first"), control: control.clone(), peers, store: store.clone() };
         let master = Master::start(parts).unwrap();

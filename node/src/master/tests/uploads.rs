@@ -1,13 +1,14 @@
 //! Files on their way into the package store.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use tribune_messages::api::{ApiError, ApiRequest, Query};
 use tribune_raft_store::command::UserCommand;
 use tribune_raft_store::model::Role;
 
 use super::super::Caller;
-use super::cluster::Cluster;
+use super::cluster::{Cluster, soon};
 
 fn files(folder: &std::path::Path) -> usize {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
@@ -62,4 +63,39 @@ async fn who_has_no_role_sees_and_brings_nothing() {
     let (_, mut receiver) = tribune_p2p::Channel::new(far, tribune_p2p::Limits::default()).split();
     let answer = cluster.master.upload(10, &mut receiver, &viewer).await.unwrap_err();
     assert_eq!(answer.to_string(), "vera is viewer and an upload needs publisher");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_a_removed_version_needs_leaves_the_store_and_what_is_published_again_stays() {
+    let cluster = Cluster::keeping(Duration::from_millis(200)).await;
+    let (old, first) = cluster.build("1.0.0");
+    let (new, second) = cluster.build("2.0.0");
+    let publish = async |request, package, file| {
+        cluster.upload(file, None).await.unwrap();
+        let packages = BTreeSet::from([package]);
+        cluster.order(request, UserCommand::Publish { packages }).await.unwrap();
+    };
+    publish(1, old, &first).await;
+    publish(2, new, &second).await;
+    let held = async || cluster.store.held().await.unwrap().blobs;
+    let both = held().await;
+    assert_eq!(both.len(), 2);
+    cluster.order(3, UserCommand::RemovePackage { package: old }).await.unwrap();
+    soon("the store without the old version's module", async {
+        while held().await.len() == 2 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let left = held().await;
+    assert!(left.len() == 1 && left.iter().all(|(blob, size)| both.get(blob) == Some(size)), "{left:?}");
+
+    // Removed and published again while the store is being cleared, again and again.
+    for round in 0..10 {
+        publish(10 + round, old, &first).await;
+        assert_eq!(held().await, both, "what was acknowledged is there");
+        tokio::time::sleep(Duration::from_millis(50 * u64::from(round))).await;
+        assert_eq!(held().await, both, "and stays");
+        cluster.order(30 + round, UserCommand::RemovePackage { package: old }).await.unwrap();
+    }
 }
