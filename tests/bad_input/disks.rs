@@ -217,7 +217,7 @@ fn the_only_voter_goes_on_by_itself_when_its_disk_has_room_again() -> Result<()>
 }
 
 #[test]
-fn a_node_whose_whole_disk_is_full_says_so_and_goes_on_with_its_update_when_there_is_room() -> Result<()> {
+fn a_node_whose_whole_disk_is_full_says_so_keeps_its_services_and_goes_on_when_there_is_room() -> Result<()> {
     if !can_mount() {
         return Ok(());
     }
@@ -225,18 +225,44 @@ fn a_node_whose_whole_disk_is_full_says_so_and_goes_on_with_its_update_when_ther
     let disk = give_disk(&mut cluster.nodes[1], "", LARGE)?;
     cluster.settle()?;
     let (node, full) = (&cluster.nodes[0], &cluster.nodes[1]);
-    let file = package(cluster.folder(), "1.0.0")?;
-    node.cli(&["package", "publish", &file])?.expect(0)?;
+    let publish = |version: &str| -> Result<()> {
+        let file = PackageSource::new("p", version).probe("m", version, "").build(cluster.folder())?;
+        node.cli(&["package", "publish", &text(&file)])?.expect(0).map(drop)
+    };
+    publish("1.0.0")?;
+    publish("2.0.0")?;
+    node.cli(&["update", "submit", "--package", "p@1.0.0", "--node", "n2"])?.expect(0)?;
+    let pid = full.pid("p/m")?.context("p/m does not run")?;
     disk.fill()?;
-    let submitted = node.json(&["update", "submit", "--package", "p@1.0.0", "--node", "n2", "--detach"])?;
+    let submitted = node.json(&["update", "submit", "--package", "p@2.0.0", "--node", "n2", "--detach"])?;
     let update = submitted["update"].as_str().context("no update")?;
     let said = format!("cannot write {}/cluster.json: No space left on device", full.data.display());
     eventually("it says what it cannot write", || {
         let problems = problems(full)?;
         Ok((problems.contains(&said) && problems.contains("this node follows no master")).then_some(()))
     })?;
+    ensure!(full.pid("p/m")? == Some(pid), "p/m was touched");
     disk.resize(LARGE)?;
     ensure!(node.watch(update)? == 0, "{} does not go on", phase(node, update)?);
     eventually("it has no problem any more", || Ok((problems(full)? == "[]").then_some(())))?;
+
+    // It starts on a full disk: its agent says what it needs, and tries again until it has it.
+    let full = &mut cluster.nodes[1];
+    full.stop()?;
+    disk.fill()?;
+    let log = full.data.with_extension("log");
+    let before = std::fs::read_to_string(&log)?.len();
+    std::thread::scope(|scope| {
+        let room = scope.spawn(|| {
+            eventually("it says that its disk is full", || {
+                let said = std::fs::read_to_string(&log)?;
+                Ok(said.get(before..).is_some_and(|said| said.contains("its disk is full; make room there")).then_some(()))
+            })?;
+            disk.resize(LARGE)
+        });
+        full.run()?;
+        room.join().ok().context("a thread panicked")?
+    })?;
+    eventually("its service runs", || cluster.nodes[1].pid("p/m"))?;
     all_connected(&cluster)
 }

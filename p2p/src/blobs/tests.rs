@@ -200,3 +200,12 @@ async fn a_blob_that_another_store_has_is_shared_or_copied_where_that_cannot_be(
     assert_eq!(read_all(&near, &signature, 0).await.unwrap(), content);
     assert!(!near.take_from(&far, &Hash::from_bytes([7; 32])).await.unwrap(), "nobody has it");
 }
+
+#[test]
+fn a_full_disk_is_called_one_and_what_to_do_is_said() {
+    // What is written there finds no room.
+    let full = std::fs::write("/dev/full", "x").unwrap_err();
+    let error = io_at("write", Path::new("/d/packages/incoming/1"))(full);
+    assert!(matches!(error, BlobError::DiskFull { .. }));
+    assert_eq!(error.to_string(), "cannot write /d/packages/incoming/1: its disk is full; make room there");
+}
