@@ -123,6 +123,11 @@ impl Disk {
             files::sweep(&folder)?;
         }
         twin::even_out(&self.folder.join(CURRENT), read_current)?;
+        for folder in [UPDATES, NOTES].map(|name| self.folder.join(name)) {
+            for name in files::names(&folder)? {
+                twin::even_out(&folder.join(name), journal::read_entry::<serde_json::Value>)?;
+            }
+        }
         files::sync_folder(&self.folder)
     }
 

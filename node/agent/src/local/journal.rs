@@ -9,7 +9,7 @@ use serde_json::Value;
 use tribune_raft_store::model::UpdateId;
 
 use super::generations::Disk;
-use super::{LocalError, files};
+use super::{LocalError, files, twin};
 
 /// The folder of the journals.
 pub(super) const UPDATES: &str = "updates";
@@ -93,7 +93,7 @@ impl Disk {
         let mut updates = BTreeMap::new();
         for name in files::names(&self.folder().join(UPDATES))? {
             let Some(update) = name.strip_suffix(".json").and_then(|name| name.parse::<UpdateId>().ok()) else { continue };
-            if let Some(entry) = read_entry(&self.entry(UPDATES, &update.to_string()))? {
+            if let Some(entry) = twin::read(&self.entry(UPDATES, &update.to_string()), read_entry)? {
                 updates.insert(update, entry);
             }
         }

@@ -18,7 +18,7 @@
 //! | `updates/uN.json` | the journal of each open update |
 //! | `notes/NAME.json` | other small things the agent remembers |
 //!
-//! `current`, manifests and `generation.json` have a second copy beside them (`.copy-NAME`), so that one turned bit costs nothing.
+//! `current`, manifests, `generation.json`, journals and notes have a second copy beside them (`.copy-NAME`), so that one turned bit costs nothing.
 //! Files that are replaced are written beside, fsynced, renamed, and their folder is fsynced. Names that begin with
 //! `.new-` or `.old-` are what a crash left, and are removed when the folder is opened. One process opens it at a time.
 
@@ -358,7 +358,7 @@ impl LocalStorage {
     /// The disk cannot be written.
     pub async fn save_update<T: Serialize + ?Sized>(&self, update: UpdateId, entry: &T) -> Result<(), LocalError> {
         let (path, text) = self.0.disk.entry_text(journal::UPDATES, &update.to_string(), entry)?;
-        blocking(move || files::write(&path, text.as_bytes())).await
+        blocking(move || twin::write(&path, text.as_bytes())).await
     }
 
     /// The journals of all open updates.
@@ -374,7 +374,7 @@ impl LocalStorage {
     /// # Errors
     /// The disk cannot be written.
     pub async fn remove_update(&self, update: UpdateId) -> Result<(), LocalError> {
-        self.reading(move |disk| files::remove(&disk.entry(journal::UPDATES, &update.to_string()))).await
+        self.reading(move |disk| twin::remove(&disk.entry(journal::UPDATES, &update.to_string()))).await
     }
 
     /// Writes a note, durably, in the place of what it held. The name is 1 to 64 of `a-z 0-9 -`.
@@ -384,7 +384,7 @@ impl LocalStorage {
     pub async fn save<T: Serialize + ?Sized>(&self, name: &str, value: &T) -> Result<(), LocalError> {
         journal::check_name(name)?;
         let (path, text) = self.0.disk.entry_text(journal::NOTES, name, value)?;
-        blocking(move || files::write(&path, text.as_bytes())).await
+        blocking(move || twin::write(&path, text.as_bytes())).await
     }
 
     /// Reads a note; `None` if it was never written.
@@ -394,7 +394,7 @@ impl LocalStorage {
     pub async fn load<T: DeserializeOwned + Send + 'static>(&self, name: &str) -> Result<Option<T>, LocalError> {
         journal::check_name(name)?;
         let path = self.0.disk.entry(journal::NOTES, name);
-        blocking(move || journal::read_entry(&path)).await
+        blocking(move || twin::read(&path, journal::read_entry)).await
     }
 
     /// Runs what only reads, or replaces one file, where it may block.

@@ -23,10 +23,10 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), LocalError> {
     files::write(&copy_of(path), bytes)
 }
 
-/// Removes both copies; what is not there is no error.
+/// Removes both copies; what is not there is no error. The second goes first: alone it would be put back.
 pub(super) fn remove(path: &Path) -> Result<(), LocalError> {
-    files::remove(path)?;
-    files::remove(&copy_of(path))
+    files::remove(&copy_of(path))?;
+    files::remove(path)
 }
 
 /// Reads the file as `parse` does, which gives `None` if it is not there, or its copy.

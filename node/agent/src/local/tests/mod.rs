@@ -315,16 +315,27 @@ async fn journals_and_notes_are_read_back_and_a_damaged_one_is_named() {
     assert_eq!(updates[&UpdateId(7)], json!({ "step": "voted" }));
     storage.remove_update(UpdateId(7)).await.unwrap();
     storage.remove_update(UpdateId(7)).await.unwrap();
-    std::fs::write(storage.folder().join("updates/u12.json"), r#"{"format": 1, "val"#).unwrap();
+    let both = |folder: &str, name: &str, text: &str| {
+        for name in [name.to_owned(), format!(".copy-{name}")] {
+            std::fs::write(storage.folder().join(folder).join(name), text).unwrap();
+        }
+    };
+    std::fs::write(storage.folder().join("updates/u12.json"), "{").unwrap();
+    assert_eq!(storage.load_updates::<Value>().await.unwrap()[&UpdateId(12)], json!({ "step": "asked" }));
+    both("updates", "u12.json", r#"{"format": 1, "val"#);
     let error = storage.load_updates::<Value>().await.unwrap_err();
     assert!(error.to_string().contains("updates/u12.json is damaged"), "{error}");
-    std::fs::write(storage.folder().join("updates/u12.json"), r#"{"format": 2, "worth": 1}"#).unwrap();
+    both("updates", "u12.json", r#"{"format": 2, "worth": 1}"#);
     let error = storage.load_updates::<Value>().await.unwrap_err();
     assert!(error.to_string().contains("format 2"), "{error}");
 
     assert_eq!(storage.load::<u64>("attempt").await.unwrap(), None);
     storage.save("attempt", &3u64).await.unwrap();
     assert_eq!(storage.load::<u64>("attempt").await.unwrap(), Some(3));
+    let note = storage.folder().join("notes/attempt.json");
+    let turned = std::fs::read_to_string(&note).unwrap().replace("\"value\": 3", "\"value\": 1");
+    std::fs::write(&note, turned).unwrap();
+    assert_eq!(storage.load::<u64>("attempt").await.unwrap(), Some(3), "what was written");
     for bad in ["", "../x", "A", "a.b"] {
         assert!(matches!(storage.save(bad, &1).await, Err(LocalError::Name(_))), "{bad:?}");
     }
