@@ -298,7 +298,7 @@ fn a_node_that_is_removed_while_it_is_asked_counts_as_a_veto_and_the_rest_goes_o
     let cluster = Cluster::start(3)?;
     let at = &cluster.nodes[0];
     install(at, &package(&cluster, "1.0.0")?, &["n1", "n2", "n3"])?;
-    cluster.node("n3").tell("p/m", "slow 120000")?;
+    cluster.node("n3").tell("p/m", "slow 15000")?;
     let file = package(&cluster, "2.0.0")?;
     let targets = ["--node", "n1", "--node", "n2", "--node", "n3"];
     let args = [&["update", "submit", &file, "--detach", "-o", "json"], &targets[..]].concat();

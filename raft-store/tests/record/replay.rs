@@ -8,7 +8,7 @@ use proptest::strategy::Strategy;
 use serde_json::json;
 use tribune_raft_store::command::{Entry, Evidence, MasterCommand, UserCommand};
 use tribune_raft_store::model::*;
-use tribune_raft_store::record::Record;
+use tribune_raft_store::record::{Record, WaitingFor};
 
 use crate::fleet::{Fleet, accepts, facts, install, manifest, node, nodes, process, vetoes};
 
@@ -48,6 +48,7 @@ enum Act {
     SetPlan { update: u8, blocked: bool },
     Class { node: u8, add: bool },
     Raft { node: u8, what: u8 },
+    Remove { node: u8 },
     Again,
     Back { seconds: u16 },
 }
@@ -65,7 +66,8 @@ fn act() -> impl Strategy<Value = Act> {
         4 => (flag, prop::bool::weighted(0.2)).prop_map(|(discrepancy, old)| Act::Checked { discrepancy, old }),
         4 => (update.clone(), 0..9_u8).prop_map(|(update, days)| Act::Expired { update, days }),
         8 => (update.clone(), flag).prop_map(|(update, blocked)| Act::SetPlan { update, blocked }),
-        3 => (node.clone(), 0..3_u8).prop_map(|(node, what)| Act::Raft { node, what }),
+        3 => (node.clone(), 0..4_u8).prop_map(|(node, what)| Act::Raft { node, what }),
+        1 => node.clone().prop_map(|node| Act::Remove { node }),
         2 => Just(Act::Again),
         2 => any::<u16>().prop_map(|seconds| Act::Back { seconds }),
         2 => (update.clone(), 0..5_u8).prop_map(|(update, what)| Act::Decide { update, what }),
@@ -247,6 +249,7 @@ fn entry(fleet: &mut Fleet, app: &Manifest, act: &Act, last: Option<&Entry>) -> 
             let command = match what {
                 0 => MasterCommand::MakeStandby { node },
                 1 => MasterCommand::MakeVoter { node },
+                2 => MasterCommand::MakeMember { node },
                 _ => MasterCommand::NodeState {
                     node,
                     facts: facts(),
@@ -258,6 +261,7 @@ fn entry(fleet: &mut Fleet, app: &Manifest, act: &Act, last: Option<&Entry>) -> 
             };
             master(fleet, command)
         }
+        Act::Remove { node } => fleet.signed(UserCommand::RemoveNode { node: name(*node) }, None),
         Act::Again => last.cloned().unwrap_or_else(|| master(fleet, fleet.birth("a"))),
         Act::Back { seconds } => {
             fleet.time = Timestamp(fleet.time.0.saturating_sub(u64::from(*seconds) * 1000));
@@ -285,12 +289,34 @@ fn check(record: &Record) -> Result<(), TestCaseError> {
         if matches!(update.phase, Phase::Asking | Phase::Vetoed | Phase::Distributing) {
             prop_assert!(update.nodes.values().all(|node| !node.changed), "a node changed over before all had staged");
         }
+        for (name, node) in update.nodes.iter().filter(|(_, node)| node.gone) {
+            let over = if node.changed { matches!(node.step, Step::Failed | Step::Regressed) } else { node.step == Step::Away };
+            prop_assert!(over, "node {name} was removed, and is {} in {}", node.step, update.id);
+        }
+        for name in waits_for(record, update) {
+            prop_assert!(!update.nodes[&name].gone, "{} waits for {name}, which was removed", update.id);
+        }
         let vetoed = update.nodes.values().any(|node| node.ballots.iter().any(|ballot| ballot.standing_veto().is_some()));
         if matches!(update.phase, Phase::Distributing | Phase::Wave { .. } | Phase::Paused { .. }) {
             prop_assert!(!vetoed, "a veto that stands did not stop it");
         }
     }
     Ok(())
+}
+
+/// The nodes that an update waits for.
+fn waits_for(record: &Record, update: &Update) -> Vec<NodeName> {
+    match record.waiting(update).map(|waiting| waiting.waiting_for) {
+        Some(
+            WaitingFor::Answers { nodes }
+            | WaitingFor::Staging { nodes }
+            | WaitingFor::Persist { nodes }
+            | WaitingFor::Installing { nodes }
+            | WaitingFor::Regress { nodes },
+        ) => nodes,
+        Some(WaitingFor::Changeover { nodes }) => nodes.into_iter().map(|(name, _)| name).collect(),
+        _ => Vec::new(),
+    }
 }
 
 proptest! {
