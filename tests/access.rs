@@ -57,6 +57,7 @@ fn a_user_may_do_what_its_role_says_and_nothing_once_it_is_taken_away() -> Resul
     refused(viewer.says(&submit)?, "viewer", "operator")?;
     operator.says(&submit)?.expect(0)?;
     refused(operator.says(&["token", "create"])?, "operator", "admin")?;
+    refused(operator.says(&["node", "remove", "n3"])?, "operator", "admin")?;
 
     let listed = cluster.nodes[0].json(&["admin", "list"])?;
     let names: Vec<_> = listed["items"].as_array().context("no items")?.iter().map(|item| &item["name"]).collect();

@@ -77,6 +77,15 @@ fn a_removed_node_is_out_for_good_and_its_services_go_on() -> Result<()> {
     let asked = removed.cli(&["node", "list"])?;
     ensure!(asked.code != 0 && asked.stderr.contains("removed from the cluster"), "{asked:?}");
 
+    // It is so after a restart as well, which starts what it had.
+    cluster.node_mut("n3").kill_all()?;
+    cluster.node_mut("n3").run()?;
+    eventually("n3 still says so, and runs what it had", || {
+        let status = cluster.node("n3").json(&["status"])?;
+        ensure!(status["problems"].to_string().contains("removed from the cluster"), "{status}");
+        cluster.node("n3").pid("p/m")
+    })?;
+
     // One that was off hears it when it comes back, from the voters.
     cluster.node_mut("n2").kill_all()?;
     eventually("n2 is away", || Ok(listed(&cluster.nodes[0], "n2")?.filter(|item| item["connected"] == false)))?;
