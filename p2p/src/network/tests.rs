@@ -420,7 +420,8 @@ async fn a_process_that_was_started_again_gets_in_at_once() {
     let began = Instant::now();
     let mut channel = again.open(&b, ECHO).await.unwrap();
     assert_eq!(ask(&mut channel, "me").await.unwrap(), "me");
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    // Sooner than one that has to be asked first.
+    assert!(began.elapsed() < Duration::from_millis(2500), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
