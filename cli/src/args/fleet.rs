@@ -122,32 +122,6 @@ pub enum ClassCommand {
     },
 }
 
-/// What is done with processes.
-#[derive(Debug, Subcommand)]
-pub enum ProcessCommand {
-    /// List the processes of a node
-    List {
-        /// The node; else the one that answers
-        #[arg(long)]
-        node: Option<NodeName>,
-    },
-    /// Show the end of a process's log
-    Logs(LogsArgs),
-}
-
-/// Shows a log.
-#[derive(Debug, Args)]
-pub struct LogsArgs {
-    /// The process, as `package/module`
-    pub process: String,
-    /// The node; else the one that answers
-    #[arg(long)]
-    pub node: Option<NodeName>,
-    /// How many lines
-    #[arg(short = 'n', long, default_value_t = 100, value_parser = some)]
-    pub lines: u32,
-}
-
 /// Shows events.
 #[derive(Debug, Args)]
 pub struct EventsArgs {

@@ -3,6 +3,7 @@
 mod fleet;
 mod node;
 mod package;
+mod process;
 mod update;
 mod wrong;
 
@@ -15,9 +16,10 @@ use clap_complete::Shell;
 use tribune_node::client::Peer;
 use tribune_raft_store::model::Span;
 
-pub use fleet::{AdminCommand, ClassCommand, ClusterCommand, EventsArgs, LocalCommand, NodeCommand, ProcessCommand};
+pub use fleet::{AdminCommand, ClassCommand, ClusterCommand, EventsArgs, LocalCommand, NodeCommand};
 pub use node::{InitArgs, JoinArgs, TokenCommand, TokenCreateArgs};
 pub use package::{ImageCommand, PackageCommand};
+pub use process::{ProcessCommand, RegisterArgs};
 pub use update::{DecideArgs, PlanArgs, RegressArgs, SubmitArgs, TargetArgs, UpdateCommand};
 
 /// Where a node keeps its data if nothing else is said.
@@ -135,7 +137,7 @@ pub enum Command {
     Update(UpdateCommand),
     /// Take nodes back to what they had before
     Regress(RegressArgs),
-    /// Look at the processes of a node
+    /// Look at the processes of a node, and register others
     #[command(subcommand)]
     Process(ProcessCommand),
     /// Check the needs of everything that runs, within nodes and between them

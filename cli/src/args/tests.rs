@@ -153,3 +153,19 @@ fn wrong_arguments_are_told_in_the_format_that_was_asked_for() {
         assert_eq!(wrong::problem(&read(short).unwrap_err()).what, "a command is missing");
     }
 }
+
+#[test]
+fn a_registered_process_is_found_in_one_way_and_its_hook_is_no_shells() {
+    let parse = |line: &str| Cli::try_parse_from(["tribune", "process", "register"].into_iter().chain(line.split('|')));
+    assert!(parse("clock|--pid-file|/run/clock.pid|--depends-on|a/b@^1|--consumes|x.api@1|--hook|/bin/ask clock").is_ok());
+    assert!(parse("clock|--unit|clock.service|--silent|accept|--within|2s").is_ok());
+    for bad in [
+        "clock",
+        "clock|--unit|clock.service|--pid-file|/run/clock.pid",
+        "a/clock|--unit|clock.service",
+        "clock|--unit|clock.service|--hook|ask",
+        "clock|--unit|clock.service|--hook|/bin/sh -c 'exit 1'",
+    ] {
+        assert!(parse(bad).is_err(), "{bad}");
+    }
+}

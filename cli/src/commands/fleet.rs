@@ -1,4 +1,4 @@
-//! Commands about the cluster, its nodes, classes, processes and users.
+//! Commands about the cluster, its nodes, classes and users.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,10 +7,10 @@ use tribune_p2p::Identity;
 use tribune_raft_store::command::UserCommand;
 use tribune_raft_store::model::{CharacteristicKey, ClassName, Desired, Node, NodeName, Principal, PrincipalName, PublicKey};
 
-use crate::args::{AdminCommand, ClassCommand, NodeCommand, ProcessCommand};
+use crate::args::{AdminCommand, ClassCommand, NodeCommand};
 use crate::context::{Context, unexpected};
 use crate::exit::Exit;
-use crate::json::{ClassView, KeyView, LogView, Many, NodeView, PrincipalView, ProcessView, StatusView, UnmetView};
+use crate::json::{ClassView, KeyView, Many, NodeView, PrincipalView, StatusView, UnmetView};
 use crate::output::fleet;
 use crate::output::words::list;
 use crate::places::no_folder;
@@ -154,32 +154,6 @@ fn changes(class: &ClassName, add: &[NodeName], remove: &[NodeName], nodes: &[No
         true => format!("class {class} is there"),
         false => format!("class {class}: {}", changes.join("; ")),
     })
-}
-
-/// `process …`.
-pub async fn process(context: &mut Context, command: ProcessCommand) -> Done {
-    match command {
-        ProcessCommand::List { node } => {
-            if let Some(node) = &node {
-                context.node(node).await?;
-            }
-            let ApiResponse::Processes(processes) = context.ask(ApiRequest::Processes { node }).await? else {
-                return Err(unexpected("the processes"));
-            };
-            let view = || processes.iter().map(ProcessView::of).collect::<Many<_>>();
-            context.print.show("processes", || fleet::processes(&processes), view);
-        }
-        ProcessCommand::Logs(args) => {
-            if let Some(node) = &args.node {
-                context.node(node).await?;
-            }
-            let request = ApiRequest::Log { node: args.node, process: args.process, lines: args.lines };
-            let ApiResponse::Log(log) = context.ask(request).await? else { return Err(unexpected("the log")) };
-            context.print.note(&format!("the end of {}:", log.file));
-            context.print.show("log", || fleet::log(&log), || LogView::of(&log));
-        }
-    }
-    Ok(Exit::Done)
 }
 
 /// `admin …`.

@@ -5,6 +5,7 @@ mod fleet;
 mod local;
 mod members;
 mod package;
+mod process;
 mod resolve;
 mod setup;
 mod update;
@@ -86,7 +87,7 @@ async fn client(context: &mut Context, command: Command) -> Done {
         Command::Node(command) => fleet::node(context, command).await,
         Command::Cluster(command) => members::cluster(context, command).await,
         Command::Class(command) => fleet::class(context, command).await,
-        Command::Process(command) => fleet::process(context, command).await,
+        Command::Process(command) => process::process(context, command).await,
         Command::Admin(command) => fleet::admin(context, command).await,
         Command::Package(command) => package::package(context, command).await,
         Command::Image(command) => package::image(context, command).await,

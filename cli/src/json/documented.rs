@@ -23,7 +23,7 @@ fn again<T: Serialize + DeserializeOwned>(fields: Value) -> Value {
     serde_json::to_value(view).unwrap()
 }
 
-const DOCUMENTS: [(&str, Again); 29] = [
+const DOCUMENTS: [(&str, Again); 30] = [
     ("error", again::<ErrorView>),
     ("done", again::<DoneView>),
     ("initialised", again::<InitialisedView>),
@@ -39,6 +39,7 @@ const DOCUMENTS: [(&str, Again); 29] = [
     ("principals", again::<Many<PrincipalView>>),
     ("unmet", again::<Many<UnmetView>>),
     ("processes", again::<Many<ProcessView>>),
+    ("process", again::<ProcessView>),
     ("log", again::<LogView>),
     ("event", again::<EventView>),
     ("package", again::<PackageView>),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use tribune_messages::api::{ClassInfo, LogText, NodeInfo, ProcessInfo, Status};
+use tribune_messages::registration::{FoundBy, Registration};
 use tribune_raft_store::model::{Event, Principal, PublicKey, RaftRole, Settings};
 
 use super::local::EphemeralView;
@@ -247,12 +248,47 @@ pub struct ProcessView {
     said_hello: bool,
     log: Option<String>,
     detail: Option<String>,
+    registered: Option<RegisteredView>,
+}
+
+/// How a process is registered, in `processes` and `process`.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
+pub struct RegisteredView {
+    pid_file: Option<String>,
+    unit: Option<String>,
+    hook: Option<Vec<String>>,
+    depends_on: Vec<String>,
+    consumes: Vec<String>,
+    silent: String,
+    within_ms: u64,
+    ready_within_ms: u64,
+}
+
+impl RegisteredView {
+    fn of(registration: &Registration) -> Self {
+        let Registration { name: _, found_by, hook, depends_on, consumes, silent, within, ready_within } = registration;
+        let (pid_file, unit) = match found_by {
+            FoundBy::PidFile(path) => (Some(path.display().to_string()), None),
+            FoundBy::Unit(unit) => (None, Some(unit.clone())),
+        };
+        Self {
+            pid_file,
+            unit,
+            hook: hook.clone(),
+            depends_on: depends_on.iter().map(ToString::to_string).collect(),
+            consumes: consumes.iter().map(ToString::to_string).collect(),
+            silent: word(silent),
+            within_ms: within.as_millis(),
+            ready_within_ms: ready_within.as_millis(),
+        }
+    }
 }
 
 impl ProcessView {
     /// The view of a process.
     pub fn of(info: &ProcessInfo) -> Self {
-        let ProcessInfo { name, state, process, since, version, endings, said_hello, log, detail } = info;
+        let ProcessInfo { name, state, process, since, version, endings, said_hello, log, detail, registered } = info;
         Self {
             name: name.clone(),
             state: state.clone(),
@@ -264,6 +300,7 @@ impl ProcessView {
             said_hello: *said_hello,
             log: log.clone(),
             detail: detail.clone(),
+            registered: registered.as_ref().map(RegisteredView::of),
         }
     }
 }

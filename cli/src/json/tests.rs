@@ -1,7 +1,8 @@
 use serde_json::{Value, json};
 use tribune_messages::api::{ProcessInfo, Status, UpdateSummary};
+use tribune_messages::registration::{FoundBy, Registration};
 use tribune_raft_store::model::{
-    Blocker, ClusterId, Event, EventKind, Manifest, Outcome, Phase, Plan, ProcessRef, Span, Timestamp, UpdateId,
+    Blocker, ClusterId, Event, EventKind, Manifest, Outcome, Phase, Plan, ProcessRef, Silent, Span, Timestamp, UpdateId,
 };
 
 use super::*;
@@ -155,6 +156,16 @@ fn nodes_processes_and_events_are_these_documents() {
             "data_addresses": [], "joined_at": 500, "voter": null, "leaving_at": null
         }),
     );
+    let registration = Registration {
+        name: "clock".parse().unwrap(),
+        found_by: FoundBy::Unit("clock.service".into()),
+        hook: Some(vec!["/usr/bin/ask".into(), "clock".into()]),
+        depends_on: vec!["billing/billingd@^2".parse().unwrap()],
+        consumes: vec!["ledger.api@^1.4".parse().unwrap()],
+        silent: Silent::Veto,
+        within: Span::from_secs(5),
+        ready_within: Span::from_secs(10),
+    };
     let process = ProcessInfo {
         name: "billing/billingd".into(),
         state: "running".into(),
@@ -165,13 +176,18 @@ fn nodes_processes_and_events_are_these_documents() {
         said_hello: true,
         log: Some("/logs/billing.billingd.log".into()),
         detail: None,
+        registered: Some(registration),
     };
     let processes = document("processes", [process].iter().map(ProcessView::of).collect::<Many<_>>());
     same(
         &processes["items"][0],
         &json!({
             "name": "billing/billingd", "state": "running", "pid": 412, "start_time": 99, "since_ms": 5000, "version": "2.0.0",
-            "endings": 0, "said_hello": true, "log": "/logs/billing.billingd.log", "detail": null
+            "endings": 0, "said_hello": true, "log": "/logs/billing.billingd.log", "detail": null,
+            "registered": {
+                "pid_file": null, "unit": "clock.service", "hook": ["/usr/bin/ask", "clock"], "depends_on": ["billing/billingd@^2"],
+                "consumes": ["ledger.api@^1.4"], "silent": "veto", "within_ms": 5000, "ready_within_ms": 10000
+            }
         }),
     );
     let event = Event {

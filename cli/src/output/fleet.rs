@@ -1,8 +1,8 @@
-//! The cluster, its nodes, classes, processes and events as text.
+//! The cluster, its nodes, classes, logs and events as text.
 
 use std::collections::BTreeMap;
 
-use tribune_messages::api::{ClassInfo, LocalInfo, LogText, NodeInfo, ProcessInfo, Status};
+use tribune_messages::api::{ClassInfo, LocalInfo, LogText, NodeInfo, Status};
 use tribune_raft_store::model::{Discrepancy, Event, Generation, PackageName, Principal, PublicKey, Settings, Unmet};
 
 use super::table::Table;
@@ -164,26 +164,6 @@ pub fn classes(classes: &[ClassInfo]) -> String {
     let mut table = Table::new(["class", "nodes", "should have"]);
     for info in classes {
         table.row([info.class.name.to_string(), list(&info.nodes), versions(&info.should)]);
-    }
-    table.to_string()
-}
-
-/// `process list`.
-pub fn processes(processes: &[ProcessInfo]) -> String {
-    let mut table = Table::new(["process", "version", "state", "pid", "for", "ended", "asked", "detail"]);
-    for info in processes {
-        let pid = info.process.as_ref().map(|process| process.pid.to_string()).unwrap_or_default();
-        let asked = if info.said_hello { "socket" } else { "-" };
-        table.row([
-            info.name.clone(),
-            or_dash(info.version.clone().unwrap_or_default()),
-            info.state.clone(),
-            or_dash(pid),
-            or_dash(info.since.map(span).unwrap_or_default()),
-            info.endings.to_string(),
-            asked.into(),
-            or_dash(info.detail.clone().unwrap_or_default()),
-        ]);
     }
     table.to_string()
 }

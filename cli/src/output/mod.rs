@@ -2,6 +2,7 @@
 
 pub mod fleet;
 pub mod package;
+pub mod process;
 pub mod table;
 pub mod update;
 pub mod waiting;

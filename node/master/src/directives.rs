@@ -86,7 +86,8 @@ fn want(update: &Update, name: &NodeName, node: &NodeProgress) -> Want {
     match &update.phase {
         Phase::Queued { .. } | Phase::Planned => Want::Hold,
         Phase::Asking | Phase::Vetoed if node.step < Step::Voted => Want::Voted,
-        Phase::Asking | Phase::Vetoed => Want::Hold,
+        // After a late veto the rest is asked again, and what has changed over stays.
+        Phase::Asking | Phase::Vetoed => has_begun(node),
         Phase::Distributing if node.step < Step::Staged => Want::Staged,
         Phase::Distributing => Want::Hold,
         Phase::Paused { .. } if node.step < Step::Go => Want::Hold,
@@ -100,14 +101,19 @@ fn want(update: &Update, name: &NodeName, node: &NodeProgress) -> Want {
         Phase::Verifying | Phase::Unpersisted | Phase::Persisting if node.step == Step::Failed && node.changed => {
             regress(update, node)
         }
-        Phase::Held { .. } | Phase::Verifying | Phase::Unpersisted => match node.step {
-            Step::Go | Step::Started | Step::Settled => Want::Settled,
-            _ => Want::Hold,
-        },
+        Phase::Held { .. } | Phase::Verifying | Phase::Unpersisted => has_begun(node),
         Phase::Persisting if node.step == Step::Settled => Want::Persisted,
         Phase::Persisting => Want::Hold,
         Phase::Regressing if node.changed && node.step != Step::Regressed => regress(update, node),
         Phase::Regressing => Want::Hold,
+    }
+}
+
+/// A node that may have begun goes through with it; any other waits.
+fn has_begun(node: &NodeProgress) -> Want {
+    match node.step {
+        Step::Go | Step::Started | Step::Settled => Want::Settled,
+        _ => Want::Hold,
     }
 }
 

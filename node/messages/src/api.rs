@@ -10,9 +10,11 @@ use serde::{Deserialize, Serialize};
 use tribune_raft_store::command::{Accepted, Rejection, SignedOrder, UserCommand};
 use tribune_raft_store::model::{
     Class, ClusterId, Ephemeral, Event, Generation, NeedKey, Node, NodeName, PackageId, PackageName, PeerId, Plan, Principal,
-    ProcessRef, PublicKey, RequestId, Role, Settings, Span, Timestamp, Unmet, Update, UpdateId, UpdateRequest,
+    ProcessName, ProcessRef, PublicKey, RequestId, Role, Settings, Span, Timestamp, Unmet, Update, UpdateId, UpdateRequest,
 };
 use tribune_raft_store::record::Waiting;
+
+use crate::registration::Registration;
 
 /// The longest message, in bytes.
 pub const MAX_API_FRAME: u32 = 16 << 20;
@@ -62,6 +64,14 @@ pub enum ApiRequest {
     },
     /// What is in this node's local storage: [`ApiResponse::Local`]. Over the node's own socket only.
     LocalShow,
+    /// Register a process that this node did not start, or change how it is registered: [`ApiResponse::Registered`], once that is on
+    /// disk. Over the node's own socket only.
+    Register(Box<Registration>),
+    /// Forget a registered process: [`ApiResponse::Unregistered`]. Over the node's own socket only.
+    Unregister {
+        /// Its name.
+        name: ProcessName,
+    },
     /// Go back to the generation before, without asking anyone: [`ApiResponse::Regressed`]. Over the node's own socket only.
     LocalRegress {
         /// To which generation; none: the one before the current one.
@@ -170,6 +180,10 @@ pub enum ApiResponse {
     Log(LogText),
     /// What is in local storage.
     Local(Box<LocalInfo>),
+    /// A process is registered, and this is what the node knows of it now.
+    Registered(Box<ProcessInfo>),
+    /// A process is registered no more.
+    Unregistered,
     /// A node went back by itself.
     Regressed {
         /// To this generation.
@@ -361,7 +375,7 @@ pub struct UpdateInfo {
 pub struct ProcessInfo {
     /// `package/module`, or the name a registered one gave.
     pub name: String,
-    /// `running`, `starting`, `stopping`, `restarting`, `stopped` or `broken`.
+    /// `running`, `starting`, `stopping`, `restarting`, `stopped` or `broken`; of a registered one `running` or `gone`.
     pub state: String,
     /// Its process, if there is one.
     pub process: Option<ProcessRef>,
@@ -377,6 +391,9 @@ pub struct ProcessInfo {
     pub log: Option<String>,
     /// More, such as how it ended.
     pub detail: Option<String>,
+    /// How it is registered, if this node did not start it.
+    #[serde(default)]
+    pub registered: Option<Registration>,
 }
 
 /// The end of a log.

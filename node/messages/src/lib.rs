@@ -7,11 +7,13 @@
 //! - [`trust`]: how a node finds out whom to believe;
 //! - [`store`]: the master and the voters about blobs;
 //! - [`join`]: how a node comes into the cluster;
-//! - [`api`]: what a user asks of any peer.
+//! - [`api`]: what a user asks of any peer;
+//! - [`registration`]: a process that the node did not start, and how it is asked.
 
 pub mod api;
 pub mod join;
 pub mod node;
+pub mod registration;
 pub mod store;
 pub mod trust;
 

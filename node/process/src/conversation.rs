@@ -148,7 +148,8 @@ impl Conversation {
     pub(crate) fn veto(&mut self, update: &str, reason: &str) -> Result<ProcessMessage, SessionError> {
         let memory = self.find(update).filter(|memory| !memory.ended && !memory.aborted);
         let memory = memory.ok_or_else(|| SessionError::NotAsked { update: update.to_owned() })?;
-        if memory.ready.is_some() {
+        // One that was let go again may object until it is ready for the next attempt.
+        if memory.ready > memory.resumed {
             return Err(SessionError::AlreadyReady { update: update.to_owned() });
         }
         if memory.overruled.is_some() {
@@ -269,6 +270,8 @@ mod tests {
         talk.hear(&NodeMessage::Proposal(proposal(4)));
         talk.became_ready(&pending(1));
         assert!(matches!(talk.veto("u", "no"), Err(SessionError::AlreadyReady { .. })));
+        talk.hear(&NodeMessage::Resume(Resume { update: "u".into(), attempt: 1 }));
+        assert!(talk.veto("u", "no").is_ok(), "it was let go again, and is not ready for the next attempt");
     }
 
     #[test]

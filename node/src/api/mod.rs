@@ -84,6 +84,16 @@ impl Api {
                 self.local_limit(Role::Operator, "a local regress")?;
                 self.local_regress(generation, force).await
             }
+            ApiRequest::Register(registration) => {
+                socket_only(origin, "a registration")?;
+                self.local_limit(Role::Operator, "a registration")?;
+                self.register(*registration).await
+            }
+            ApiRequest::Unregister { name } => {
+                socket_only(origin, "a registration")?;
+                self.local_limit(Role::Operator, "a registration")?;
+                self.unregister(name).await
+            }
             ApiRequest::LocalOrder { request, command } => {
                 socket_only(origin, "an order without a signature")?;
                 self.local_limit(command.needs(), "this command")?;

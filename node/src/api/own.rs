@@ -4,10 +4,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tribune_agent::agent::LocalRegressError;
 use tribune_messages::api::{ApiError, ApiResponse, ApiResult, Identity, Status};
+use tribune_messages::registration::Registration;
 use tribune_messages::store::{PeerRequest, PeerResponse};
 use tribune_p2p::PeerId;
 use tribune_raft_store::command::{Order, SIGNING_CONTEXT, SignedOrder, UserCommand};
-use tribune_raft_store::model::{KeySignature, NodeName, PublicKey, RaftRole, RequestId, Role, Span, Timestamp};
+use tribune_raft_store::model::{KeySignature, NodeName, ProcessName, PublicKey, RaftRole, RequestId, Role, Span, Timestamp};
 
 use super::{Api, Origin};
 use crate::belief::{REMOVED, network_peer, record_peer};
@@ -108,6 +109,16 @@ impl Api {
     async fn ask(&self, peer: PeerId, request: &PeerRequest) -> Result<PeerResponse, ApiError> {
         let answer = self.peers.call(peer, request, PEER_WITHIN).await;
         answer.map_err(|error| ApiError::Failed { what: format!("the node did not answer: {error}") })
+    }
+
+    pub(super) async fn register(&self, registration: Registration) -> ApiResult {
+        let info = self.agent.register(registration).await.map_err(|what| ApiError::Bad { what })?;
+        Ok(ApiResponse::Registered(Box::new(info)))
+    }
+
+    pub(super) async fn unregister(&self, name: ProcessName) -> ApiResult {
+        self.agent.unregister(name).await.map_err(|what| ApiError::NotFound { what })?;
+        Ok(ApiResponse::Unregistered)
     }
 
     pub(super) async fn local_show(&self) -> ApiResult {

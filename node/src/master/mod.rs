@@ -174,6 +174,8 @@ impl Master {
             | ApiRequest::Processes { .. }
             | ApiRequest::Log { .. }
             | ApiRequest::LocalShow
+            | ApiRequest::Register(_)
+            | ApiRequest::Unregister { .. }
             | ApiRequest::LocalRegress { .. } => {
                 Err(ApiError::Bad { what: "this is answered by the node itself, and not by the master".into() })
             }

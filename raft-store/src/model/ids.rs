@@ -111,6 +111,10 @@ name!(
     /// The name of an admin or publisher.
     PrincipalName, "principal name"
 );
+name!(
+    /// The name of a process that was registered with its node. It has no `/`, so it is never that of a module.
+    ProcessName, "process name"
+);
 
 macro_rules! bytes {
     ($(#[$doc:meta])* $type:ident, $size:literal, $what:literal, $rule:literal) => {

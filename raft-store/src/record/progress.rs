@@ -129,6 +129,12 @@ impl Record {
                 let why = format!("vetoed by {}", super::query::vetoes(update).join("; "));
                 self.end(at, id, Outcome::Aborted, Some(why))
             }
+            Phase::Asking if all_voted && vetoed && changed => self.hold(at, id, open_wave(update)),
+            Phase::Asking if all_voted && changed => {
+                let wave = open_wave(update);
+                self.enter(at, id, Phase::Wave { wave })?;
+                self.when_wave_done(at, id)
+            }
             Phase::Asking if all_voted && vetoed => self.enter(at, id, Phase::Vetoed),
             Phase::Asking | Phase::Vetoed if all_voted && !vetoed => {
                 self.enter(at, id, Phase::Distributing)?;
@@ -137,7 +143,7 @@ impl Record {
             Phase::Vetoed if !all_voted => self.enter(at, id, Phase::Asking),
             Phase::Distributing if vetoed => self.back_to_vetoed(at, id),
             Phase::Wave { .. } | Phase::Paused { .. } if vetoed && !changed => self.back_to_vetoed(at, id),
-            Phase::Wave { wave } | Phase::Paused { wave, .. } if vetoed => self.enter(at, id, Phase::Held { wave }),
+            Phase::Wave { wave } | Phase::Paused { wave, .. } if vetoed => self.hold(at, id, wave),
             _ => Ok(()),
         }
     }
@@ -154,15 +160,27 @@ impl Record {
         }
     }
 
-    /// A late veto before the first changeover: nodes that were getting ready let go again.
+    /// A late veto before the first changeover.
     fn back_to_vetoed(&mut self, at: At, id: UpdateId) -> Result<(), Rejection> {
+        self.let_go(at, id)?;
+        self.enter(at, id, Phase::Vetoed)
+    }
+
+    /// A late veto after the first changeover.
+    fn hold(&mut self, at: At, id: UpdateId, wave: u32) -> Result<(), Rejection> {
+        self.let_go(at, id)?;
+        self.enter(at, id, Phase::Held { wave })
+    }
+
+    /// Nodes that were getting ready let go again.
+    fn let_go(&mut self, at: At, id: UpdateId) -> Result<(), Rejection> {
         let mut update = self.update(id)?.clone();
         for progress in update.nodes.values_mut().filter(|p| matches!(p.step, Step::Pending | Step::Ready)) {
             progress.step = Step::Staged;
             progress.since = at.time;
         }
         self.updates.put(id, update);
-        self.enter(at, id, Phase::Vetoed)
+        Ok(())
     }
 
     fn when_all_staged(&mut self, at: At, id: UpdateId) -> Result<(), Rejection> {
@@ -325,6 +343,8 @@ impl Record {
             Phase::Wave { wave } | Phase::Paused { wave, .. } if on_failure == OnFailure::Hold => {
                 self.enter(at, id, Phase::Held { wave })
             }
+            // The rest is asked again: who has failed meanwhile is not waited for.
+            Phase::Asking if on_failure != OnFailure::RegressAll => self.count_ballots(at, id),
             // A user decides about this failure too.
             Phase::Held { .. } if on_failure != OnFailure::RegressAll => Ok(()),
             _ => self.go_back(at, id, why),
@@ -446,6 +466,14 @@ impl Record {
         self.should_have_after(at, &update, outcome);
         Ok(())
     }
+}
+
+/// The first wave with a node that has not changed over.
+pub(super) fn open_wave(update: &Update) -> u32 {
+    let waves = update.plan.as_ref().map_or(&[][..], |plan| &plan.waves);
+    let open = |name: &NodeName| update.nodes.get(name).is_some_and(|node| node.step < Step::Settled);
+    let first = waves.iter().position(|nodes| nodes.iter().any(open)).unwrap_or(waves.len().saturating_sub(1));
+    u32::try_from(first).unwrap_or(u32::MAX)
 }
 
 fn has_lapsed_veto(update: &Update) -> bool {

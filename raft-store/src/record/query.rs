@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Record;
+use super::updates::can_be_asked_again;
 use crate::model::{Answer, BallotCast, NodeName, Phase, ProcessRef, Step, Timestamp, Update, UpdateId};
 
 /// What an update is waiting for, since when, and what a user can do.
@@ -120,7 +121,9 @@ impl Record {
                 (WaitingFor::Resume { left: below(Step::Go), finishing }, vec![resume, cancel])
             }
             Phase::Held { .. } => {
-                (WaitingFor::Decision { about: failures(update) }, vec![decide("--force --why TEXT"), decide("--abort")])
+                let again = update.nodes.values().any(can_be_asked_again).then(|| decide("--ask-again"));
+                let can = [Some(decide("--force --why TEXT")), again, Some(decide("--abort"))];
+                (WaitingFor::Decision { about: failures(update) }, can.into_iter().flatten().collect())
             }
             Phase::Verifying => (WaitingFor::Check, vec![cancel]),
             Phase::Unpersisted => {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::apply::{About, At};
+use super::progress::open_wave;
 use super::queue::leave_out;
 use super::{KEPT_UPDATES, Record};
 use crate::command::{Accepted, Evidence, Rejection, Response};
@@ -177,8 +178,18 @@ impl Record {
         let phase = |why: &str| Rejection::Phase { update: id, phase: update.phase.to_string(), why: why.to_owned() };
         match (&update.phase, &decision) {
             (Phase::Vetoed, _) | (Phase::Held { .. }, Decision::Abort | Decision::Force { .. }) => {}
-            (Phase::Held { .. }, _) => return Err(phase("it can go on (--force) or go back (--abort)")),
             (Phase::Paused { .. }, _) => return Err(phase("it can be resumed or cancelled")),
+            (Phase::Held { .. }, Decision::AskAgain) if update.nodes.values().any(can_be_asked_again) => {}
+            (Phase::Held { .. }, Decision::AskAgain) => {
+                return Err(phase(
+                    "no process that is not changed over has vetoed it: it can go on (--force) or go back (--abort)",
+                ));
+            }
+            (Phase::Held { .. }, Decision::Only { .. }) => {
+                return Err(phase(
+                    "some nodes have changed over: it can go on (--force), ask again (--ask-again) or go back (--abort)",
+                ));
+            }
             _ => return Err(phase("there is nothing to decide")),
         }
         if seen != update.ballot_revision {
@@ -228,15 +239,15 @@ impl Record {
     /// An update is given up: what it changed goes back, or stays where it cannot go back.
     fn call_off(&mut self, at: At, id: UpdateId, why: &str) -> Result<(), Rejection> {
         let update = self.update(id)?;
-        let stays = update.nodes.values().any(|node| matches!(node.step, Step::Go | Step::Started | Step::Settled));
-        match &update.phase {
-            _ if !update.nodes.values().any(|node| node.changed) => self.end(at, id, Outcome::Aborted, Some(why.to_owned())),
-            Phase::Wave { wave } | Phase::Paused { wave, .. } | Phase::Held { wave } if stays && self.cannot_go_back(update) => {
-                let wave = *wave;
-                self.stop_there(at, id, wave, why)
-            }
-            _ => self.go_back(at, id, why),
+        if !update.nodes.values().any(|node| node.changed) {
+            return self.end(at, id, Outcome::Aborted, Some(why.to_owned()));
         }
+        let stays = update.nodes.values().any(|node| matches!(node.step, Step::Go | Step::Started | Step::Settled));
+        if stays && !update.request.options.ephemeral && self.cannot_go_back(update) {
+            let wave = open_wave(update);
+            return self.stop_there(at, id, wave, why);
+        }
+        self.go_back(at, id, why)
     }
 
     /// The data of what was changed cannot go back: the nodes that were not changed are left out, and the others stay.
@@ -331,11 +342,17 @@ fn overrule(update: &mut Update) -> Vec<(NodeName, crate::model::ProcessRef)> {
     overruled
 }
 
+/// Whether a process there has vetoed, its veto has perhaps lapsed, and nobody went past it.
+pub(super) fn can_be_asked_again(node: &NodeProgress) -> bool {
+    let vetoed = |ballot: &crate::model::BallotCast| matches!(ballot.answer, Answer::Veto { .. }) && !ballot.overruled;
+    // One that was removed has nobody to ask.
+    let may = !node.changed && !node.gone && (node.step <= Step::Ready || node.step == Step::Away);
+    may && node.ballots.iter().any(vetoed)
+}
+
 /// The nodes where a veto was cast ask again.
 fn ask_again(at: At, update: &mut Update) {
-    let vetoed = |ballot: &crate::model::BallotCast| matches!(ballot.answer, Answer::Veto { .. }) && !ballot.overruled;
-    // One that is gone has nobody to ask.
-    for node in update.nodes.values_mut().filter(|node| !node.gone && node.ballots.iter().any(vetoed)) {
+    for node in update.nodes.values_mut().filter(|node| can_be_asked_again(node)) {
         node.step = Step::Planned;
         node.since = at.time;
         node.failure = None;

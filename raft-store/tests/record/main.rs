@@ -5,6 +5,7 @@
 mod access;
 mod ephemeral;
 mod fleet;
+mod held;
 mod needs;
 mod packages;
 mod removal;

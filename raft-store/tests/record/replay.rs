@@ -308,7 +308,7 @@ fn check(record: &Record) -> Result<(), TestCaseError> {
 fn waits_for(record: &Record, update: &Update) -> Vec<NodeName> {
     match record.waiting(update).map(|waiting| waiting.waiting_for) {
         Some(
-            WaitingFor::Answers { nodes }
+            WaitingFor::Answers { nodes, .. }
             | WaitingFor::Staging { nodes }
             | WaitingFor::Persist { nodes }
             | WaitingFor::Installing { nodes }

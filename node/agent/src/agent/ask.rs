@@ -3,8 +3,11 @@
 
 use std::sync::Arc;
 
+use tribune_messages::node::Directive;
 use tribune_process::protocol::{NodeMessage, Overruled, Resume, Role};
-use tribune_raft_store::model::{AskHow, BallotCast, PackageId, Silent as SilenceMeans, Step, UpdateId};
+use tribune_raft_store::model::{
+    Answer, AskHow, BallotCast, Module, PackageId, ProcessRef, Silent as SilenceMeans, Span, Step, UpdateId,
+};
 
 use super::journal::{Asking, Counted, Journal, Stage, process_of};
 use super::ready::told_pending;
@@ -22,18 +25,39 @@ use crate::processes::hooks::{self, Hook};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Touchee {
     pub(super) process: ProcessId,
-    /// Its module.
-    pub(super) module: String,
+    /// Its module, or the name it was registered by.
+    pub(super) name: String,
     pub(super) role: Role,
+    pub(super) manners: Manners,
+}
+
+/// How a process is treated: its module or its registration says so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Manners {
+    pub(super) how: AskHow,
+    pub(super) silent: SilenceMeans,
+    pub(super) within: Span,
+    pub(super) ready_within: Span,
+}
+
+impl Manners {
+    fn of(module: &Module) -> Self {
+        let tribune_raft_store::model::Ask { how, within, silent } = module.ask.clone();
+        Self { how, silent, within, ready_within: module.changeover.ready_within }
+    }
 }
 
 impl Task {
     /// Takes in what the master says anew of an update that is under way.
     pub(super) async fn take_news(&mut self, id: UpdateId) {
+        let now = self.now();
         let (Some(directive), Some(open)) = (self.state.directives.get(&id), self.state.updates.get_mut(&id)) else { return };
         let waiting = told_pending(&open.journal);
         let resume = Resume { update: open.journal.name.clone(), attempt: open.journal.attempt() };
         let anew = update::anew(&open.journal, directive);
+        if matches!(anew, Anew::Plan | Anew::Round) {
+            open.note().note_deferred(now);
+        }
         if anew != Anew::Nothing {
             let journal = open.note();
             journal.revision = directive.revision;
@@ -51,7 +75,7 @@ impl Task {
                 back_to_asking(journal);
             }
             Anew::Round => {
-                let standing = accepted(&open.journal);
+                let standing = standing(&open.journal, directive);
                 let journal = open.note();
                 for poll in &mut journal.polls {
                     let others: Vec<_> = poll.processes().filter(|process| !standing.contains(process)).collect();
@@ -159,16 +183,37 @@ impl Task {
             if matches!(kid.state, tribune_keeper::ChildState::Stopping { .. }) {
                 continue;
             }
-            let touchee = |process| Touchee { process, module: kid.id.key.clone(), role };
+            let Some(manners) = scope.old.module(&kid.id.key).map(|module| Manners::of(module.module)) else { continue };
             let members = self.members(main);
-            let hook = scope.old.module(&kid.id.key).is_some_and(|module| matches!(module.module.ask.how, AskHow::Hook(_)));
             // When only workers speak, they speak for the module.
-            if hook || members.is_empty() || self.state.connected.contains_key(&main) {
-                touchees.push(touchee(main));
+            if matches!(manners.how, AskHow::Hook(_)) || members.is_empty() || self.state.connected.contains_key(&main) {
+                touchees.push(Touchee { process: main, name: kid.id.key.clone(), role, manners: manners.clone() });
             }
-            touchees.extend(members.into_iter().map(touchee));
+            // The hook answers for the main process; a worker that speaks answers for itself.
+            let how = if matches!(manners.how, AskHow::Hook(_)) { AskHow::Auto } else { manners.how.clone() };
+            let manners = Manners { how, ..manners };
+            let member = |process| Touchee { process, name: kid.id.key.clone(), role, manners: manners.clone() };
+            touchees.extend(members.into_iter().map(member));
+        }
+        for registered in self.state.register.touchees(scope) {
+            if touchees.iter().all(|other| other.process != registered.process) {
+                touchees.push(self.as_it_speaks(registered));
+            }
         }
         touchees
+    }
+
+    /// A registered process that speaks answers for itself, whatever its hook would say.
+    fn as_it_speaks(&self, registered: Touchee) -> Touchee {
+        if !self.speaks(registered.process) {
+            return registered;
+        }
+        Touchee { manners: Manners { how: AskHow::Socket, ..registered.manners }, ..registered }
+    }
+
+    /// Whether a process said hello since it started.
+    pub(super) fn speaks(&self, process: ProcessId) -> bool {
+        self.state.connected.contains_key(&process) || self.state.spoke.contains(&process)
     }
 
     /// The processes that are connected and belong to the group of this one, without itself.
@@ -228,8 +273,11 @@ impl Task {
             tribune_raft_store::model::Span::from_secs(5),
         );
         proposal.update.clone_from(&journal.name);
-        let question = Question { proposal, began: journal.began.min(now), max_defer_ms: journal.max_defer.as_millis() };
-        let asks: Vec<_> = touchees.iter().map(|touchee| self.how_to_ask(touchee, &scope.old)).collect();
+        journal.note_deferred(now);
+        let deferred_ms = journal.deferred_ms;
+        let began = now.saturating_sub(deferred_ms);
+        let question = Question { proposal, began, deferred_ms, max_defer_ms: journal.max_defer.as_millis() };
+        let asks: Vec<_> = touchees.iter().map(|touchee| self.how_to_ask(touchee)).collect();
         for ask in &asks {
             tracing::info!(update = %journal.name, process = %ask.process, name = ask.name, role = ?ask.role, "asking");
             journal.asked.insert(ask.process, ask.name.clone());
@@ -245,25 +293,21 @@ impl Task {
         Ok(Moved::Yes)
     }
 
-    fn how_to_ask(&self, touchee: &Touchee, installed: &Installed) -> Ask {
-        let settings = installed.module(&touchee.module).map(|module| module.module.ask.clone()).unwrap_or_default();
-        let spoke = self.state.connected.contains_key(&touchee.process) || self.state.spoke.contains(&touchee.process);
-        let is_main = self.state.kids.iter().any(|kid| watch::process(kid) == Some(touchee.process));
-        let how = match settings.how {
-            AskHow::Auto => How::Auto,
-            AskHow::Socket => How::Socket,
-            AskHow::Never => How::Never,
-            AskHow::Hook(_) if is_main => How::Hook,
-            AskHow::Hook(_) => How::Auto,
-        };
+    fn how_to_ask(&self, touchee: &Touchee) -> Ask {
+        let Touchee { process, name, role, manners: Manners { how, silent, within, ready_within: _ } } = touchee;
         Ask {
-            process: touchee.process,
-            name: touchee.module.clone(),
-            role: touchee.role,
-            how,
-            speech: if spoke { Speech::SaidHello } else { Speech::NeverSpoke },
-            within_ms: settings.within.as_millis(),
-            silent: match settings.silent {
+            process: *process,
+            name: name.clone(),
+            role: *role,
+            how: match how {
+                AskHow::Auto => How::Auto,
+                AskHow::Socket => How::Socket,
+                AskHow::Never => How::Never,
+                AskHow::Hook(_) => How::Hook,
+            },
+            speech: if self.speaks(*process) { Speech::SaidHello } else { Speech::NeverSpoke },
+            within_ms: within.as_millis(),
+            silent: match silent {
                 SilenceMeans::Veto => Silent::Veto,
                 SilenceMeans::Accept => Silent::Accept,
             },
@@ -326,8 +370,11 @@ impl Task {
         }
     }
 
-    /// The command that answers for a module, run as the module itself is.
+    /// The command that answers for a registered process, or for a module: that one is run as the module itself is.
     fn hook_of(&self, id: UpdateId, module: &str) -> Option<Hook> {
+        if let Some(hook) = self.state.register.hook(module) {
+            return Some(hook);
+        }
         let scope = self.scope(id)?;
         let AskHow::Hook(command) = scope.old.module(module)?.module.ask.how.clone() else { return None };
         let command = launch::command(&self.launch(&scope.old, module, 0), &command).ok()?;
@@ -372,8 +419,14 @@ fn back_to_asking(journal: &mut Journal) {
     journal.asking = Asking::ToBegin;
 }
 
-/// The processes whose acceptance stands.
-fn accepted(journal: &Journal) -> Vec<ProcessId> {
-    let accepted = |ballot: &BallotCast| ballot.answer == tribune_raft_store::model::Answer::Accept && !ballot.lapsed;
-    journal.ballots().iter().filter(|ballot| accepted(ballot)).map(|ballot| process_of(&ballot.process)).collect()
+/// The processes whose answers stand when others are asked again: those that accepted, and those that were overruled, which
+/// cannot veto this update any more.
+fn standing(journal: &Journal, directive: &Directive) -> Vec<ProcessId> {
+    let overruled = |process: &ProcessRef| directive.overruled.iter().any(|overruling| overruling.process == *process);
+    let stands = |ballot: &&BallotCast| match ballot.answer {
+        Answer::Accept => !ballot.lapsed,
+        Answer::Veto { .. } => ballot.overruled || overruled(&ballot.process),
+        Answer::Abstain => false,
+    };
+    journal.ballots().iter().filter(stands).map(|ballot| process_of(&ballot.process)).collect()
 }

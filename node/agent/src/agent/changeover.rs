@@ -429,6 +429,13 @@ impl Task {
                 tracing::warn!(child = %kid.id, %error, "a child could not be told to reload");
             }
         }
+        let registered: Vec<_> = self.state.register.touchees(&scope).map(|touchee| touchee.process).collect();
+        for process in registered {
+            if self.state.connected.contains_key(&process) {
+                told.insert(process);
+                self.tell_done(journal, process).await;
+            }
+        }
         told
     }
 

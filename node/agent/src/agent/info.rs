@@ -11,6 +11,7 @@ use tribune_raft_store::model::{ProcessRef, Span};
 
 use super::Request;
 use super::journal::process_ref;
+use super::registered::Asker;
 use super::task::Task;
 use super::watch;
 use crate::launch::ChildLabel;
@@ -25,7 +26,8 @@ impl Task {
         // Whoever asked may have lost interest.
         match request {
             Request::Processes(answer) => {
-                let _ = answer.send(self.processes().await);
+                // What is known of those that this node did not start may be gone by.
+                self.spawn_look(None, Asker::Processes(answer));
             }
             Request::Log(process, lines, answer) => {
                 let file = self.log_file(&process);
@@ -40,20 +42,24 @@ impl Task {
             Request::Local(answer) => {
                 let _ = answer.send(self.local().await);
             }
+            Request::Register(registration, answer) => self.register(*registration, answer).await,
+            Request::Unregister(name, answer) => {
+                let _ = answer.send(self.unregister(&name).await);
+            }
             Request::LocalRegress(generation, force, answer) => self.local_regress(generation, force, answer).await,
             // The loop sees to it.
             Request::Stop(answer) => drop(answer),
         }
     }
 
-    async fn processes(&self) -> Vec<ProcessInfo> {
+    pub(super) async fn processes(&self) -> Vec<ProcessInfo> {
         // What is known may be a moment old: how long each has run is only the keeper's to say.
         let kids = self.children.list().await.unwrap_or_else(|_| self.state.kids.clone());
         let mut processes: Vec<_> = kids.iter().map(|kid| self.child_info(kid)).collect();
         let children = self.child_processes();
         for (process, connected) in &self.state.connected {
             let member = connected.info.module.is_some();
-            if children.contains(process) || member {
+            if children.contains(process) || member || self.state.register.has(*process) {
                 continue;
             }
             let name = connected.info.name.clone().unwrap_or_else(|| process.to_string());
@@ -67,8 +73,10 @@ impl Task {
                 said_hello: true,
                 log: None,
                 detail: Some("started elsewhere".into()),
+                registered: None,
             });
         }
+        processes.extend(self.registered_infos());
         processes
     }
 
@@ -99,6 +107,7 @@ impl Task {
             said_hello: process.is_some_and(|process| self.state.connected.contains_key(&process)),
             log: Some(kid.log.display().to_string()),
             detail: detail.or(unhealthy),
+            registered: None,
         }
     }
 
@@ -168,7 +177,7 @@ impl Task {
             _ => None,
         });
         let again = self.state.again.iter().map(|(_, why)| why.clone());
-        damaged.chain(held).chain(broken).chain(again).collect()
+        damaged.chain(held).chain(broken).chain(self.state.register.problems()).chain(again).collect()
     }
 }
 

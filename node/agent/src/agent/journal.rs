@@ -43,6 +43,9 @@ pub struct Journal {
     pub manifests: Vec<String>,
     /// How long processes may defer, all in all.
     pub max_defer: Span,
+    /// How long they did in rounds before the present one, in milliseconds.
+    #[serde(default)]
+    pub deferred_ms: u64,
     /// How long the node keeps what it changes to.
     #[serde(default)]
     pub keep: Keep,
@@ -232,6 +235,7 @@ impl Journal {
             plan: directive.plan.clone(),
             manifests: directive.manifests.clone(),
             max_defer: directive.max_defer,
+            deferred_ms: 0,
             keep: directive.keep,
             local: None,
             before,
@@ -315,6 +319,12 @@ impl Journal {
     /// Whether all that were asked have answered, or their time has run out.
     pub fn all_answered(&self) -> bool {
         self.asking == Asking::Begun && self.polls.iter().all(Poll::is_over)
+    }
+
+    /// Notes how long deferrals have held the update up, before anybody is asked anew.
+    pub fn note_deferred(&mut self, now: Moment) {
+        let held_up = self.polls.iter().map(|poll| poll.held_up(now)).max().unwrap_or(0);
+        self.deferred_ms = self.deferred_ms.max(held_up);
     }
 
     /// Whether this process was asked in a round that counts.

@@ -10,6 +10,7 @@
 //! | [`supervise`] | what to do about children, in changeovers and in everyday life: pure |
 //! | `task` | the task: waits for whatever happens, and then brings every update as far as it goes |
 //! | `ask`, `stage`, `ready`, `changeover`, `end` | its steps |
+//! | `registered` | processes that the node did not start |
 //! | `start`, `talk` | how it begins; what processes say |
 //! | `watch` | whether children do their work |
 
@@ -22,6 +23,7 @@ pub mod journal;
 mod local;
 mod modules;
 mod ready;
+mod registered;
 mod stage;
 mod start;
 pub mod supervise;
@@ -43,8 +45,9 @@ use tokio::sync::{mpsc, oneshot, watch as channel};
 use tribune_keeper::{Event, Hello};
 use tribune_messages::api::{LocalInfo, LogText, ProcessInfo};
 use tribune_messages::node::Directive;
+use tribune_messages::registration::Registration;
 use tribune_p2p::blobs::BlobStore;
-use tribune_raft_store::model::{Ephemeral, Generation, NodeName, NodeReport, Platform, Signature, UpdateId};
+use tribune_raft_store::model::{Ephemeral, Generation, NodeName, NodeReport, Platform, ProcessName, Signature, UpdateId};
 
 use crate::keeper::{Children, ChildrenError};
 use crate::local::LocalError;
@@ -182,6 +185,8 @@ pub(crate) enum Request {
     Processes(oneshot::Sender<Vec<ProcessInfo>>),
     Log(String, u32, oneshot::Sender<Result<LogText, String>>),
     Local(oneshot::Sender<LocalInfo>),
+    Register(Box<Registration>, oneshot::Sender<Result<ProcessInfo, String>>),
+    Unregister(ProcessName, oneshot::Sender<Result<(), String>>),
     LocalRegress(Option<u64>, Option<String>, oneshot::Sender<Result<Generation, LocalRegressError>>),
     Stop(oneshot::Sender<()>),
 }
@@ -241,6 +246,23 @@ impl Agent {
     /// The processes on the node.
     pub async fn processes(&self) -> Vec<ProcessInfo> {
         self.ask(Request::Processes).await.unwrap_or_default()
+    }
+
+    /// Registers a process that this node did not start, or changes how it is registered. It is on disk then.
+    ///
+    /// # Errors
+    /// A sentence, when it was not registered.
+    pub async fn register(&self, registration: Registration) -> Result<ProcessInfo, String> {
+        let asked = self.ask(|answer| Request::Register(Box::new(registration), answer)).await;
+        asked.unwrap_or_else(|| Err(ENDED.to_owned()))
+    }
+
+    /// Forgets a registered process.
+    ///
+    /// # Errors
+    /// A sentence, when it was not registered, or is so still.
+    pub async fn unregister(&self, name: ProcessName) -> Result<(), String> {
+        self.ask(|answer| Request::Unregister(name, answer)).await.unwrap_or_else(|| Err(ENDED.to_owned()))
     }
 
     /// The last lines of a process's log; `process` is `package/module`.

@@ -2,11 +2,11 @@
 //! say that it is ready; one that does not speak is ready; one that was overruled is changed over when its time is up.
 
 use tribune_process::protocol::{ChangeoverPending, NodeMessage, Resume};
-use tribune_raft_store::model::{Changeover, NodeReport, Step, UpdateId};
+use tribune_raft_store::model::{NodeReport, Step, UpdateId};
 
 use super::ask::Touchee;
 use super::journal::{Journal, ReadyState, Readying, Stage};
-use super::task::{Moved, Scope, Stuck, Task};
+use super::task::{Moved, Stuck, Task};
 use crate::processes::ProcessId;
 use crate::processes::ballot::Moment;
 
@@ -18,7 +18,7 @@ impl Task {
         let touchees = self.touchees(&scope);
         journal.tries += 1;
         journal.mark(NodeReport::Pending);
-        journal.stage = Stage::Pending { processes: touchees.iter().map(|one| self.readying(one, &scope, now)).collect() };
+        journal.stage = Stage::Pending { processes: touchees.iter().map(|one| self.readying(one, now)).collect() };
         self.write(journal.clone()).await?;
         for touchee in touchees {
             self.desk.watch(touchee.process).await;
@@ -27,13 +27,13 @@ impl Task {
         Ok(Moved::Yes)
     }
 
-    fn readying(&self, touchee: &Touchee, scope: &Scope, now: Moment) -> Readying {
-        let module = scope.old.module(&touchee.module);
-        let within = module.map_or_else(Changeover::default, |module| module.module.changeover.clone()).ready_within;
-        let speaks = self.state.connected.contains_key(&touchee.process) || self.state.spoke.contains(&touchee.process);
-        let state =
-            if speaks { ReadyState::Told { until: now.saturating_add(within.as_millis()) } } else { ReadyState::DoesNotSpeak };
-        Readying { process: touchee.process, name: touchee.module.clone(), role: touchee.role, within, state }
+    fn readying(&self, touchee: &Touchee, now: Moment) -> Readying {
+        let within = touchee.manners.ready_within;
+        let state = match self.speaks(touchee.process) {
+            true => ReadyState::Told { until: now.saturating_add(within.as_millis()) },
+            false => ReadyState::DoesNotSpeak,
+        };
+        Readying { process: touchee.process, name: touchee.name.clone(), role: touchee.role, within, state }
     }
 
     /// Says again to a process that the changeover comes, if it has not said that it is ready.

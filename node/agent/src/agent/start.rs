@@ -17,6 +17,7 @@ use tribune_raft_store::model::{NodeReport, UpdateId};
 use super::clock::Clock;
 use super::journal::{JOURNAL_FORMAT, Journal, Stage};
 use super::modules::{folders, machine, notify_socket, process_socket, state_folder};
+use super::registered::{REGISTERED, Register};
 use super::task::{Finished, Heard, Inputs, Known, Open, State, Stuck, Task};
 use super::watch::Watch;
 use super::{AgentConfig, AgentError, ModuleSource, update};
@@ -136,6 +137,7 @@ async fn read_state(
         watch,
         connected: BTreeMap::new(),
         spoke,
+        register: Register::of(storage.load(REGISTERED).await?.unwrap_or_default()),
         handing_over: BTreeMap::new(),
         held: BTreeMap::new(),
         damaged: BTreeMap::new(),

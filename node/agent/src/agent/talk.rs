@@ -117,6 +117,7 @@ impl Task {
         let now = self.now();
         self.state.connected.remove(&process);
         self.state.spoke.remove(&process);
+        self.state.register.gone(process);
         for handing in self.state.handing_over.values_mut() {
             handing.waiting.remove(&process);
         }

@@ -15,6 +15,7 @@ use tribune_raft_store::model::{Ephemeral, Generation, Platform, UpdateId};
 
 use super::clock::Clock;
 use super::journal::{Journal, Runs, Stage};
+use super::registered::{Looked, Register};
 use super::supervise::{HandingOver, Wait};
 use super::update::{self, Do, Facts, Lease};
 use super::watch::{self, Checked, Watch};
@@ -86,6 +87,8 @@ pub(super) struct State {
     pub(super) connected: BTreeMap<ProcessId, Connected>,
     /// Every process that ever said hello and lives.
     pub(super) spoke: BTreeSet<ProcessId>,
+    /// The processes that this node did not start.
+    pub(super) register: Register,
     pub(super) handing_over: BTreeMap<ChildId, Handing>,
     /// Modules whose start failed: until when they wait, and why.
     pub(super) held: BTreeMap<String, (Moment, String)>,
@@ -185,6 +188,7 @@ pub(super) enum Finished {
     Staged { update: UpdateId, result: Result<Installed, String> },
     Hook { update: UpdateId, process: ProcessId, revision: u64, said: Said },
     Mended { result: Result<(), String> },
+    Looked(Looked),
 }
 
 /// Why something was not done: the machine refused. It is tried again.
@@ -292,6 +296,7 @@ impl Task {
             Finished::Staged { update, result } => self.note_staged(update, result),
             Finished::Hook { update, process, revision, said } => self.note_ballot(process, update, revision, said).await,
             Finished::Mended { result } => self.note_mended(result),
+            Finished::Looked(looked) => self.note_looked(looked).await,
         }
     }
 
@@ -317,6 +322,9 @@ impl Task {
     async fn advance_once(&mut self) -> Result<Moved, Stuck> {
         self.see_children().await?;
         self.begin_updates();
+        if !self.state.updates.keys().any(|id| self.looks(*id)) {
+            self.state.register.age();
+        }
         for update in self.state.updates.keys().copied().collect::<Vec<_>>() {
             if self.advance_update(update).await? == Moved::Yes {
                 return Ok(Moved::Yes);
@@ -383,10 +391,14 @@ impl Task {
         }
         self.keep_staging(id);
         let unasked = self.unasked(id);
+        if self.looks(id) {
+            self.look();
+        }
         let Some(open) = self.state.updates.get(&id) else { return Ok(Moved::No) };
         let want = self.want(&open.journal);
+        let registered = self.state.register.seen(self.now());
         let lease = if open.journal.is_local() { Lease::Held } else { self.state.lease };
-        let next = update::decide(&open.journal, want.as_ref(), Facts { unasked: &unasked, lease });
+        let next = update::decide(&open.journal, want.as_ref(), Facts { unasked: &unasked, registered, lease });
         match next {
             // Children are brought on after all updates.
             Do::Wait => Ok(Moved::No),
@@ -404,6 +416,11 @@ impl Task {
             Do::StayBack { why } => self.stay_back(id, why).await,
             Do::End { outcome, reason } => self.end(id, outcome, reason).await,
         }
+    }
+
+    /// Whether it matters to an update now who the registered processes are.
+    fn looks(&self, id: UpdateId) -> bool {
+        self.state.updates.get(&id).is_some_and(|open| update::looks(&open.journal, self.want(&open.journal).as_ref()))
     }
 
     /// What an update should come to; none: nobody has said since this agent began.
@@ -486,6 +503,9 @@ impl Task {
         for open in self.state.updates.values().filter(|open| !open.journal.has_ended()) {
             moments.extend(open.journal.polls.iter().filter_map(Poll::next_wake));
             moments.extend(self.changeover_wake(open).filter(|moment| *moment > now));
+        }
+        if self.state.updates.keys().any(|id| self.looks(*id)) {
+            moments.extend(self.state.register.next_wake());
         }
         moments.extend(self.state.watch.next_wake(now));
         moments.extend(self.state.handing_over.values().map(|handing| handing.until).filter(|until| *until > now));

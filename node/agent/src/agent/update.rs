@@ -6,6 +6,7 @@ use tribune_messages::node::{Directive, Want};
 use tribune_raft_store::model::Outcome;
 
 use super::journal::{Asking, Journal, ReadyState, Stage};
+use super::registered::Seen;
 use crate::processes::ProcessId;
 
 /// What the task sees and the journal does not say.
@@ -13,6 +14,8 @@ use crate::processes::ProcessId;
 pub struct Facts<'a> {
     /// Processes that the update touches and that were not asked: they started since.
     pub unasked: &'a [ProcessId],
+    /// Whether the processes that this node did not start were looked up just now.
+    pub registered: Seen,
     /// Whether the master may still count on this node's readiness.
     pub lease: Lease,
 }
@@ -120,6 +123,7 @@ fn regressed(journal: &Journal) -> Do {
 fn forward(journal: &Journal, want: Option<&Want>, facts: Facts<'_>) -> Do {
     let go_on = matches!(want, Some(Want::Ready | Want::Settled));
     match &journal.stage {
+        Stage::Asking if journal.asking == Asking::ToBegin && facts.registered == Seen::Before => Do::Wait,
         Stage::Asking if journal.asking == Asking::ToBegin => Do::Ask,
         Stage::Asking if !journal.all_answered() => Do::Wait,
         Stage::Asking if go_on || want == Some(&Want::Staged) => Do::Stage,
@@ -163,7 +167,7 @@ fn before_changeover(journal: &Journal, want: Option<&Want>, facts: Facts<'_>) -
         // The go came for a readiness that this node has taken back.
         return Do::StayBack { why: Some("the go came when this node was no longer ready".into()) };
     }
-    if facts.lease == Lease::RanOut || !journal.all_answered() {
+    if facts.lease == Lease::RanOut || !journal.all_answered() || facts.registered == Seen::Before {
         Do::Wait
     } else if !facts.unasked.is_empty() {
         Do::AskNewcomers
@@ -171,6 +175,17 @@ fn before_changeover(journal: &Journal, want: Option<&Want>, facts: Facts<'_>) -
         Do::Wait
     } else {
         Do::Prepare
+    }
+}
+
+/// Whether it matters now who the processes are that this node did not start: before anybody is asked, and from just before
+/// the changeover on.
+pub fn looks(journal: &Journal, want: Option<&Want>) -> bool {
+    match &journal.stage {
+        Stage::Asking => journal.asking == Asking::ToBegin,
+        Stage::Staged => matches!(want, Some(Want::Ready | Want::Settled)),
+        Stage::Pending { .. } | Stage::Ready { .. } => true,
+        _ => false,
     }
 }
 

@@ -9,6 +9,7 @@
 //! | [`hooks`] | asks by running a command |
 //! | [`notify`] | `sd_notify`: ready, stopping, watchdog, status |
 //! | [`health`] | checks a module from outside |
+//! | [`registered`] | finds a process that the node did not start |
 //! | [`identity`], [`modules`] | which process, and which module it belongs to |
 
 pub mod ballot;
@@ -20,6 +21,7 @@ pub mod identity;
 pub mod modules;
 pub mod notify;
 pub mod outcome;
+pub mod registered;
 
 pub use identity::ProcessId;
 pub use modules::{ManagedModule, ManagedModules, ModulesNow};

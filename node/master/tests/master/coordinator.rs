@@ -93,7 +93,12 @@ fn a_held_update_keeps_what_has_begun_and_lets_go_of_the_rest() {
     fleet.vote(id, "a", &[vetoes(process("svc", 1), "late")]);
     assert_eq!(*fleet.phase(id), Phase::Held { wave: 1 });
     assert_eq!(wants(&fleet), [Want::Hold, Want::Settled, Want::Hold]);
-    fleet.report(id, "c", NodeReport::Released).unwrap();
+    assert_eq!(fleet.step(id, "c"), Step::Staged, "it lets go");
+    // While the rest is asked again, what has begun stays.
+    fleet.decide(id, Decision::AskAgain, None).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Asking);
+    assert_eq!(wants(&fleet), [Want::Voted, Want::Settled, Want::Hold]);
+    fleet.vote(id, "a", &[vetoes(process("svc", 1), "still")]);
     fleet.decide(id, Decision::Force { why: "go on".into() }, None).unwrap();
     assert_eq!(wants(&fleet), [Want::Hold, Want::Settled, Want::Ready]);
 }

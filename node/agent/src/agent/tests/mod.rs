@@ -7,6 +7,7 @@ use tribune_raft_store::model::{Answer, NodeReport, Outcome, Step};
 use self::world::*;
 use super::LocalRegressError;
 
+mod ballots;
 mod ephemeral;
 mod world;
 

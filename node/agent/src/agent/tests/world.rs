@@ -249,8 +249,11 @@ def serve(f):
     for line in f:
         m=json.loads(line); t=m["type"]; out.write(me+" "+t+"\n")
         if t=="proposal":
-            if os.path.exists(os.environ["HOME"]+"/veto"): say(type="veto",update=m["update"],revision=m["revision"],reason="three calls are up")
+            if os.path.exists(os.environ["HOME"]+"/defer"): say(type="defer",update=m["update"],revision=m["revision"],for_ms=1000,reason="a call is up")
+            elif os.path.exists(os.environ["HOME"]+"/veto"): say(type="veto",update=m["update"],revision=m["revision"],reason="three calls are up")
             else: say(type="accept",update=m["update"],revision=m["revision"])
+        elif t=="changeover-pending" and os.path.exists(os.environ["HOME"]+"/late"): say(type="veto",update=m["update"],revision=1,reason="a call came in")
+        elif t=="changeover-pending" and os.path.exists(os.environ["HOME"]+"/deaf"): pass
         elif t=="changeover-pending": say(type="ready",update=m["update"],attempt=m["attempt"])
         elif t=="hand-over": say(type="handed-over",update=m["update"],attempt=m["attempt"])
         elif t=="outcome" and not os.path.exists(os.environ["HOME"]+"/never-seen"): say(type="seen",update=m["update"])
@@ -321,6 +324,7 @@ impl World {
             overruled: Vec::new(),
             round: 0,
             keep: Keep::Installed,
+            max_defer: Span::from_secs(60),
         }
     }
 
@@ -357,6 +361,7 @@ pub(super) struct Update {
     pub(super) overruled: Vec<Overruling>,
     pub(super) round: u32,
     pub(super) keep: Keep,
+    pub(super) max_defer: Span,
 }
 
 impl Update {
@@ -369,7 +374,7 @@ impl Update {
             want,
             plan: self.plan.clone(),
             manifests: self.manifests.clone(),
-            max_defer: Span::from_secs(60),
+            max_defer: self.max_defer,
             keep: self.keep,
             overruled: self.overruled.clone(),
         }]);

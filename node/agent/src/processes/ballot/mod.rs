@@ -36,8 +36,11 @@ pub const SHORTEST_DEFERRAL: u64 = 1_000;
 pub struct Question {
     /// The proposal; its `role` and `within_ms` are those of each process.
     pub proposal: Proposal,
-    /// When the update began to be asked about on this node, earlier rounds included.
+    /// When this round began, less [`Question::deferred_ms`].
     pub began: Moment,
+    /// For how long deferrals held the update up in earlier rounds, in milliseconds.
+    #[serde(default)]
+    pub deferred_ms: u64,
     /// How long, in milliseconds since `began`, all deferrals together may hold the update up.
     pub max_defer_ms: u64,
 }

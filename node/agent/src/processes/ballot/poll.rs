@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use tribune_process::protocol::{Proposal, clean_reason};
+use tribune_raft_store::model::Span;
 
 use super::{
     Action, Answer, Ask, BallotCast, Consent, Event, How, Moment, Objection, Question, Refusal, SHORTEST_DEFERRAL, Said, Silent,
@@ -17,6 +18,9 @@ const HOOK_GRACE: u64 = 5_000;
 pub struct Poll {
     question: Question,
     entries: Vec<Entry>,
+    /// When somebody was last seen to hold the update up by deferring.
+    #[serde(default)]
+    deferred_at: Option<Moment>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,7 +47,7 @@ impl Poll {
     /// Begins a round: the poll, and what to do first. A process that is named twice is asked once.
     #[must_use]
     pub fn begin(question: Question, asks: Vec<Ask>, now: Moment) -> (Self, Vec<Action>) {
-        let mut poll = Self { question, entries: Vec::with_capacity(asks.len()) };
+        let mut poll = Self { question, entries: Vec::with_capacity(asks.len()), deferred_at: None };
         let mut actions = Vec::new();
         for ask in asks {
             if poll.entries.iter().any(|entry| entry.ask.process == ask.process) {
@@ -70,6 +74,9 @@ impl Poll {
     /// [`Refusal`] when what a process said does not count; nothing has changed then.
     pub fn handle(&mut self, now: Moment, event: Event) -> Result<Vec<Action>, Refusal> {
         let open = !self.is_over();
+        if self.is_deferred() {
+            self.deferred_at = Some(now);
+        }
         match event {
             Event::Hello(process) => Ok(self.hello(process, open, now).into_iter().collect()),
             Event::Answer { process, revision, said } => {
@@ -95,6 +102,18 @@ impl Poll {
             State::Done { .. } => None,
         };
         self.entries.iter().filter_map(until).min()
+    }
+
+    fn is_deferred(&self) -> bool {
+        self.entries.iter().any(|entry| matches!(entry.state, State::Deferred { .. }))
+    }
+
+    /// For how long, in milliseconds, deferrals have held the update up, earlier rounds included. What came before and after
+    /// them is not counted: a user's decision may take days.
+    #[must_use]
+    pub fn held_up(&self, now: Moment) -> u64 {
+        let until = if self.is_deferred() { Some(now) } else { self.deferred_at };
+        until.map_or(self.question.deferred_ms, |until| until.saturating_sub(self.question.began))
     }
 
     /// Whether all have answered, or their time has run out.
@@ -161,8 +180,10 @@ impl Poll {
     }
 
     fn answer(&mut self, process: ProcessId, revision: u64, said: Said, open: bool, now: Moment) -> Result<(), Refusal> {
-        let Question { proposal: Proposal { update, revision: asked, .. }, began, max_defer_ms, .. } = &self.question;
-        let (update, asked, last_call) = (update.clone(), *asked, began.saturating_add(*max_defer_ms));
+        let Question { proposal: Proposal { update, revision: asked, .. }, began: _, deferred_ms: _, max_defer_ms } =
+            &self.question;
+        let (update, asked, cap) = (update.clone(), *asked, *max_defer_ms);
+        let last_call = self.question.began.saturating_add(cap);
         if asked != revision {
             return Err(Refusal::OtherRevision { update, asked, answered: revision });
         }
@@ -187,7 +208,7 @@ impl Poll {
             }
             (Some(answer), _) => return Err(Refusal::AlreadyAnswered { update, answer: answer.word() }),
         }
-        entry.take(said, last_call, now);
+        entry.take(said, (last_call, cap), now);
         Ok(())
     }
 }
@@ -252,12 +273,13 @@ impl Entry {
         }
     }
 
-    fn take(&mut self, said: Said, last_call: Moment, now: Moment) {
+    fn take(&mut self, said: Said, (last_call, cap): (Moment, u64), now: Moment) {
         self.state = match said {
             Said::Accept => done(Answer::Accept(Consent::Said), now),
             Said::Veto { reason } => done(Answer::Veto { kind: Objection::Said, reason: worded(&reason) }, now),
             Said::Defer { reason, .. } if now >= last_call => {
-                let reason = format!("deferred for longer than the update may wait; last reason: {}", worded(&reason));
+                let cap = Span::from_millis(cap);
+                let reason = format!("deferred for longer than the update may wait ({cap}); last reason: {}", worded(&reason));
                 done(Answer::Veto { kind: Objection::DeferredTooLong, reason }, now)
             }
             Said::Defer { for_ms, reason } => {

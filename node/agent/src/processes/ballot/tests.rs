@@ -30,7 +30,7 @@ fn begin(asks: Vec<Ask>) -> (Poll, Vec<Action>) {
         role: Role::Other,
         within_ms: 0,
     };
-    Poll::begin(Question { proposal, began: 0, max_defer_ms: MAX_DEFER }, asks, 0)
+    Poll::begin(Question { proposal, began: 0, deferred_ms: 0, max_defer_ms: MAX_DEFER }, asks, 0)
 }
 
 fn says(pid: u32, said: Said) -> Event {
@@ -133,6 +133,32 @@ fn a_process_that_reconnects_hears_the_proposal_again_with_the_time_that_is_left
 }
 
 #[test]
+fn only_the_time_that_deferrals_took_counts_against_their_cap_and_it_outlives_the_agent() {
+    let (mut poll, _) = begin(vec![socket(1), socket(2)]);
+    assert_eq!(poll.held_up(3_000), 0);
+    poll.handle(1_000, says(2, veto("busy"))).unwrap();
+    poll.handle(2_000, says(1, defer(4 * MINUTE))).unwrap();
+    assert_eq!(poll.held_up(MINUTE), MINUTE);
+    // The agent dies and another reads the poll back.
+    let mut poll: Poll = serde_json::from_str(&serde_json::to_string(&poll).unwrap()).unwrap();
+    assert_eq!(poll.resume(2 * MINUTE), []);
+    poll.handle(5 * MINUTE, Event::Tick).unwrap();
+    poll.handle(5 * MINUTE + 9, says(1, Said::Accept)).unwrap();
+    let day = 1_440 * MINUTE;
+    assert_eq!(poll.held_up(day), 5 * MINUTE, "a user took a day to decide");
+
+    // Asked again: what is left of the cap counts, and not the day.
+    let question = Question { began: day - 5 * MINUTE, deferred_ms: 5 * MINUTE, ..poll.question().clone() };
+    let (mut again, _) = Poll::begin(question, vec![socket(2)], day);
+    assert_eq!(again.held_up(day + 1), 5 * MINUTE);
+    again.handle(day + 1, says(2, defer(60 * MINUTE))).unwrap();
+    assert_eq!(again.next_wake(), Some(day + 5 * MINUTE));
+    again.handle(day + 5 * MINUTE, Event::Tick).unwrap();
+    again.handle(day + 5 * MINUTE + 1, says(2, defer(1))).unwrap();
+    assert!(matches!(answer_of(&again, 2), Some(Answer::Veto { kind: Objection::DeferredTooLong, .. })));
+}
+
+#[test]
 fn a_deferral_is_asked_again_and_capped_for_the_update_as_a_whole() {
     let (mut poll, _) = begin(vec![socket(1)]);
     poll.handle(1_000, says(1, defer(MINUTE))).unwrap();
@@ -145,7 +171,7 @@ fn a_deferral_is_asked_again_and_capped_for_the_update_as_a_whole() {
     assert_eq!(proposed_to(&poll.handle(MAX_DEFER, Event::Tick).unwrap()), [(1, 5_000)]);
     poll.handle(MAX_DEFER + 1, says(1, defer(1))).unwrap();
     let Some(Answer::Veto { kind: Objection::DeferredTooLong, reason }) = answer_of(&poll, 1) else { panic!("no veto") };
-    assert_eq!(reason, "deferred for longer than the update may wait; last reason: a call is up");
+    assert_eq!(reason, "deferred for longer than the update may wait (10m); last reason: a call is up");
 }
 
 #[test]

@@ -22,6 +22,7 @@ struct Update {
     revision: Option<u64>,
     pending: Option<u32>,
     ready: Option<u32>,
+    resumed: Option<u32>,
     hand_over: Option<u32>,
     overruled: bool,
     ended: bool,
@@ -41,13 +42,10 @@ impl Asked {
             NodeMessage::Proposal(proposal) => update.revision = update.revision.max(Some(proposal.revision)),
             NodeMessage::ChangeoverPending(pending) => update.pending = update.pending.max(Some(pending.attempt)),
             NodeMessage::HandOver(hand_over) => update.hand_over = update.hand_over.max(Some(hand_over.attempt)),
+            NodeMessage::Resume(resume) => update.resumed = update.resumed.max(Some(resume.attempt)),
             NodeMessage::Overruled(_) => update.overruled = true,
             NodeMessage::Outcome(_) => update.ended = true,
-            NodeMessage::Welcome(_)
-            | NodeMessage::Resume(_)
-            | NodeMessage::ChangeoverDone(_)
-            | NodeMessage::Aborted(_)
-            | NodeMessage::Error { .. } => {}
+            NodeMessage::Welcome(_) | NodeMessage::ChangeoverDone(_) | NodeMessage::Aborted(_) | NodeMessage::Error { .. } => {}
         }
     }
 
@@ -61,6 +59,7 @@ impl Asked {
                 revision: None,
                 pending: None,
                 ready: None,
+                resumed: None,
                 hand_over: None,
                 overruled: false,
                 ended: false,
@@ -129,7 +128,8 @@ impl Asked {
             if asked.overruled {
                 return Err(format!("the user went past this process's veto of update {update}: it cannot object again"));
             }
-            if asked.ready.is_some() {
+            // One that was let go again may object until it is ready for the next attempt.
+            if asked.ready > asked.resumed {
                 return Err(format!("too late: this process has said that it is ready for update {update}"));
             }
         }

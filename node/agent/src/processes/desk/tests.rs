@@ -255,7 +255,7 @@ async fn one_round_asks_three_processes_and_hears_a_veto_word_for_word_a_slow_ac
             silent: Silent::Veto,
         });
     }
-    let question = Question { proposal: proposal("u", 1), began: 0, max_defer_ms: 0 };
+    let question = Question { proposal: proposal("u", 1), began: 0, deferred_ms: 0, max_defer_ms: 0 };
     let (mut poll, actions) = Poll::begin(question, asked, 0);
     for action in actions {
         let Action::Propose { process, proposal } = action else { panic!("{action:?}") };

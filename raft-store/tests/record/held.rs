@@ -1,0 +1,148 @@
+//! What a late veto does, and what a user can do about it.
+
+use std::collections::BTreeSet;
+
+use tribune_raft_store::command::{MasterCommand, Rejection};
+use tribune_raft_store::model::*;
+
+use crate::fleet::{Fleet, accepts, node, nodes, process, vetoes};
+use crate::stories::{all_accept, all_staged, ended, fleet};
+
+/// An update of b, c and then a, which b has been changed over by.
+fn begun() -> (Fleet, UpdateId) {
+    let (mut fleet, request, plan) = fleet();
+    let id = fleet.submit(request, plan);
+    all_accept(&mut fleet, id);
+    all_staged(&mut fleet, id);
+    fleet.become_ready(id, "b");
+    fleet.change_over(id, "b");
+    (fleet, id)
+}
+
+/// The same, held by a veto on c.
+fn held() -> (Fleet, UpdateId) {
+    let (mut fleet, id) = begun();
+    fleet.vote(id, "c", &[vetoes(process("svc", 1), "wait")]);
+    assert_eq!(*fleet.phase(id), Phase::Held { wave: 1 });
+    (fleet, id)
+}
+
+fn can(fleet: &Fleet, id: UpdateId) -> Vec<String> {
+    fleet.record.waiting(fleet.update(id)).unwrap().can
+}
+
+#[test]
+fn a_held_update_can_ask_the_rest_again_and_goes_on_where_it_stopped_when_they_accept() {
+    let (mut fleet, id) = held();
+    assert_eq!(can(&fleet, id).iter().filter(|command| command.contains("--ask-again")).count(), 1);
+    fleet.decide(id, Decision::AskAgain, None).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Asking);
+    let steps = ["a", "b", "c"].map(|name| fleet.step(id, name));
+    assert_eq!(steps, [Step::Staged, Step::Settled, Step::Planned], "only where it was vetoed");
+    fleet.vote(id, "c", &[accepts(process("svc", 1))]);
+    assert_eq!(*fleet.phase(id), Phase::Wave { wave: 1 });
+    fleet.report(id, "c", NodeReport::Staged).unwrap();
+    for name in ["c", "a"] {
+        fleet.become_ready(id, name);
+        fleet.change_over(id, name);
+    }
+    fleet.tell(MasterCommand::Verified { update: id, discrepancies: Vec::new() }).unwrap();
+    assert_eq!(*fleet.phase(id), ended(Outcome::Completed));
+}
+
+#[test]
+fn a_held_update_that_is_vetoed_again_is_held_again_and_one_that_fails_meanwhile_goes_back() {
+    let (mut fleet, id) = held();
+    fleet.decide(id, Decision::AskAgain, None).unwrap();
+    fleet.vote(id, "c", &[vetoes(process("svc", 1), "still")]);
+    assert_eq!(*fleet.phase(id), Phase::Held { wave: 1 });
+    fleet.decide(id, Decision::AskAgain, None).unwrap();
+    fleet.tell(MasterCommand::Away { update: id, node: node("c") }).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Regressing);
+}
+
+#[test]
+fn asking_the_rest_again_does_not_wait_for_a_node_that_failed_when_failures_are_left_to_others() {
+    let (mut fleet, mut request, plan) = fleet();
+    request.options.on_failure = OnFailure::RegressNode;
+    let id = fleet.submit(request, plan);
+    all_accept(&mut fleet, id);
+    all_staged(&mut fleet, id);
+    fleet.become_ready(id, "b");
+    fleet.change_over(id, "b");
+    fleet.vote(id, "c", &[vetoes(process("svc", 1), "wait")]);
+    fleet.decide(id, Decision::AskAgain, None).unwrap();
+    fleet.tell(MasterCommand::Away { update: id, node: node("c") }).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Wave { wave: 2 }, "it goes on without c");
+}
+
+#[test]
+fn a_late_veto_lets_every_node_go_that_was_getting_ready() {
+    let (mut fleet, mut request, mut plan) = fleet();
+    plan.waves = vec![vec![node("b")], vec![node("a"), node("c")]];
+    request.options.strategy = RolloutStrategy::Together;
+    let id = fleet.submit(request, plan);
+    all_accept(&mut fleet, id);
+    all_staged(&mut fleet, id);
+    fleet.become_ready(id, "b");
+    fleet.change_over(id, "b");
+    fleet.become_ready(id, "a");
+    fleet.report(id, "c", NodeReport::Pending).unwrap();
+    fleet.vote(id, "c", &[vetoes(process("svc", 1), "wait")]);
+    assert_eq!(*fleet.phase(id), Phase::Held { wave: 1 });
+    assert_eq!((fleet.step(id, "a"), fleet.step(id, "c")), (Step::Staged, Step::Staged));
+    let go = MasterCommand::Go { update: id, nodes: nodes(&["a"]) };
+    assert_eq!(fleet.tell(go), Err(Rejection::Outdated));
+}
+
+#[test]
+fn who_was_overruled_late_cannot_veto_again_but_its_successor_can() {
+    let (mut fleet, id) = held();
+    fleet.decide(id, Decision::Force { why: "go on".into() }, None).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Wave { wave: 1 });
+    fleet.vote(id, "c", &[vetoes(process("svc", 1), "once more")]);
+    assert_eq!(*fleet.phase(id), Phase::Wave { wave: 1 });
+    fleet.vote(id, "c", &[vetoes(process("svc", 1), "once more"), vetoes(process("svc", 9), "I am new")]);
+    assert_eq!(*fleet.phase(id), Phase::Held { wave: 1 });
+}
+
+#[test]
+fn a_late_veto_that_lapsed_is_shown_so_and_moves_nothing_by_itself() {
+    let (mut fleet, id) = held();
+    fleet.vote(id, "c", &[BallotCast { lapsed: true, ..vetoes(process("svc", 1), "wait") }]);
+    assert_eq!(*fleet.phase(id), Phase::Held { wave: 1 });
+    let waiting = fleet.record.waiting(fleet.update(id)).unwrap();
+    let about = format!("{:?}", waiting.waiting_for);
+    assert!(about.contains("wait (lapsed: that process is gone)"), "{about}");
+    fleet.decide(id, Decision::AskAgain, None).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Asking, "those whose veto lapsed are asked again too");
+}
+
+#[test]
+fn a_held_update_goes_back_when_nobody_decides_and_cannot_be_narrowed() {
+    let (mut fleet, id) = held();
+    let only = Decision::Only { nodes: BTreeSet::from([node("a")]) };
+    let refused = fleet.decide(id, only, None).unwrap_err().to_string();
+    assert!(refused.contains("--ask-again"), "{refused}");
+    let expired = |waited| MasterCommand::DecideExpired { update: id, waited };
+    assert_eq!(fleet.tell(expired(Span::from_secs(60))), Err(Rejection::Outdated));
+    fleet.tell(expired(Span::from_secs(7 * 86_400))).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Regressing);
+}
+
+#[test]
+fn an_update_held_by_a_failure_has_nobody_to_ask_again() {
+    let (mut fleet, mut request, plan) = fleet();
+    request.options.on_failure = OnFailure::Hold;
+    let id = fleet.submit(request, plan);
+    all_accept(&mut fleet, id);
+    all_staged(&mut fleet, id);
+    fleet.become_ready(id, "b");
+    fleet.tell(MasterCommand::Go { update: id, nodes: nodes(&["b"]) }).unwrap();
+    let report = NodeReport::Regressed { current: Generation::default(), why: Some("unhealthy".into()) };
+    fleet.report(id, "b", report).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Held { wave: 0 });
+    assert!(can(&fleet, id).iter().all(|command| !command.contains("--ask-again")));
+    let refused = fleet.decide(id, Decision::AskAgain, None).unwrap_err().to_string();
+    assert!(refused.contains("has vetoed it"), "{refused}");
+}
