@@ -219,9 +219,13 @@ impl Story {
     /// Submits an update that is vetoed, so that it holds the nodes. Gives its number.
     fn block(&self, names: &Names) -> Result<String> {
         self.cluster.node(FIRST).tell("p/told", "veto I was first")?;
-        let version = names.new.replace(".0.0", ".5.0");
-        let mut submit = self.submission(&version, "100ms", self.claim.options())?;
-        submit.push("--detach".into());
+        let submit = if self.claim == Claim::Regress {
+            // It would not wait for anything else.
+            ["regress", "--node", FIRST, "--node", SECOND, "--detach"].map(str::to_owned).to_vec()
+        } else {
+            let version = names.new.replace(".0.0", ".5.0");
+            self.submission(&version, "100ms", &[self.claim.options(), &["--detach"]].concat())?
+        };
         let update = self.order(&submit)?["update"].as_str().context("no update was submitted")?.to_owned();
         self.reached(&update, "vetoed", |shown| shown["phase"] == "vetoed")?;
         Ok(update)

@@ -202,8 +202,9 @@ async fn what_cannot_be_read_is_not_taken_back_and_the_answer_says_what_to_do() 
     let update = running(&mut world, &agent).await;
     agent.stop().await;
     let folder = world.folder.path().join("ephemeral").join(update.id.to_string());
-    let about = files(&world, "ephemeral").into_iter().find(|path| path.ends_with("generation.json")).unwrap();
-    std::fs::write(&about, "{").unwrap();
+    let both = files(&world, "ephemeral").into_iter().filter(|path| path.to_string_lossy().ends_with("generation.json"));
+    let damaged = both.map(|path| std::fs::write(path, "{").unwrap()).count();
+    assert_eq!(damaged, 2, "the file and its copy");
     let agent = world.agent().await;
     let refused = agent.local_regress(None, None).await;
     let Err(LocalRegressError::Refused(why)) = refused else { panic!("{refused:?}") };
