@@ -124,7 +124,9 @@ impl Record {
         let changed = update.nodes.values().any(|node| node.changed);
         let by_itself = update.request.kind == UpdateKind::Converge;
         match update.phase {
-            Phase::Asking | Phase::Distributing | Phase::Wave { .. } if all_voted && vetoed && !changed && by_itself => {
+            Phase::Asking | Phase::Distributing | Phase::Wave { .. } | Phase::Paused { .. }
+                if all_voted && vetoed && !changed && by_itself =>
+            {
                 // Nobody was asked to decide: it is tried again.
                 let why = format!("vetoed by {}", super::query::vetoes(update).join("; "));
                 self.end(at, id, Outcome::Aborted, Some(why))

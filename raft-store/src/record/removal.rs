@@ -123,17 +123,18 @@ impl Record {
             self.note(at, EventKind::NodeFailed, About::both(id, name), format!("{why}, after {before} of {id}"));
             return match phase {
                 // It had settled: the others do not need it to go on.
-                Phase::Wave { .. } | Phase::Held { .. } | Phase::Verifying if before >= Step::Settled => Ok(()),
+                Phase::Wave { .. } | Phase::Paused { .. } | Phase::Held { .. } | Phase::Verifying if before >= Step::Settled => {
+                    Ok(())
+                }
                 _ => self.after_failure(at, id, why),
             };
         }
         self.note(at, EventKind::Veto, About::both(id, name), format!("{why}, which counts as a veto of {id}"));
         match phase {
-            // There is nothing to decide on.
-            Phase::Asking | Phase::Vetoed | Phase::Distributing | Phase::Wave { .. } if nobody_left => {
-                self.end(at, id, Outcome::Aborted, Some(why.to_owned()))
+            Phase::Asking | Phase::Vetoed | Phase::Distributing | Phase::Wave { .. } | Phase::Paused { .. } => {
+                // When nobody is left there is nothing to decide on.
+                if nobody_left { self.end(at, id, Outcome::Aborted, Some(why.to_owned())) } else { self.count_ballots(at, id) }
             }
-            Phase::Asking | Phase::Vetoed | Phase::Distributing | Phase::Wave { .. } => self.count_ballots(at, id),
             _ => Ok(()),
         }
     }

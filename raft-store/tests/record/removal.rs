@@ -246,3 +246,23 @@ fn settings_of_the_cluster_are_checked() {
     let never = UserCommand::SetVoter { node: node("a"), voter: Some(VoterPreference::Never) };
     assert_eq!(fleet.order(never, None), Err(Rejection::LastVoter { node: node("a") }));
 }
+
+#[test]
+fn a_node_that_is_removed_from_a_paused_update_counts_as_while_it_goes_on() {
+    let paused = || {
+        let (mut fleet, request, plan) = fleet();
+        let id = fleet.submit(request, plan);
+        all_accept(&mut fleet, id);
+        all_staged(&mut fleet, id);
+        fleet.become_ready(id, "b");
+        fleet.change_over(id, "b");
+        fleet.order(UserCommand::Pause { update: id }, None).unwrap();
+        (fleet, id)
+    };
+    let (mut fleet, id) = paused();
+    remove(&mut fleet, "b").unwrap();
+    assert_eq!(fleet.phase(id).to_string(), "paused", "it had settled: the others go on without it");
+    let (mut fleet, id) = paused();
+    remove(&mut fleet, "c").unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Held { wave: 1 }, "before its changeover it counts as a veto");
+}
