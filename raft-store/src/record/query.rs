@@ -188,5 +188,5 @@ pub(super) fn vetoes(update: &Update) -> Vec<String> {
 /// One sentence for each failure, and each late veto.
 fn failures(update: &Update) -> Vec<String> {
     let failed = update.nodes.iter().filter_map(|(name, node)| Some(format!("node {name}: {}", node.failure.as_ref()?)));
-    failed.chain(vetoes(update)).collect()
+    failed.chain(vetoes(update)).chain(lapsed(update)).collect()
 }

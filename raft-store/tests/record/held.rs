@@ -58,6 +58,9 @@ fn a_held_update_that_is_vetoed_again_is_held_again_and_one_that_fails_meanwhile
     assert_eq!(*fleet.phase(id), Phase::Held { wave: 1 });
     fleet.decide(id, Decision::AskAgain, None).unwrap();
     fleet.tell(MasterCommand::Away { update: id, node: node("c") }).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Held { wave: 2 }, "away before its changeover, it counts as a veto");
+    fleet.decide(id, Decision::AskAgain, None).unwrap();
+    fleet.report(id, "c", NodeReport::Failed { step: Step::Asked, why: "its disk broke".into() }).unwrap();
     assert_eq!(*fleet.phase(id), Phase::Regressing);
 }
 
@@ -72,7 +75,7 @@ fn asking_the_rest_again_does_not_wait_for_a_node_that_failed_when_failures_are_
     fleet.change_over(id, "b");
     fleet.vote(id, "c", &[vetoes(process("svc", 1), "wait")]);
     fleet.decide(id, Decision::AskAgain, None).unwrap();
-    fleet.tell(MasterCommand::Away { update: id, node: node("c") }).unwrap();
+    fleet.report(id, "c", NodeReport::Failed { step: Step::Asked, why: "its disk broke".into() }).unwrap();
     assert_eq!(*fleet.phase(id), Phase::Wave { wave: 2 }, "it goes on without c");
 }
 
@@ -113,7 +116,7 @@ fn a_late_veto_that_lapsed_is_shown_so_and_moves_nothing_by_itself() {
     assert_eq!(*fleet.phase(id), Phase::Held { wave: 1 });
     let waiting = fleet.record.waiting(fleet.update(id)).unwrap();
     let about = format!("{:?}", waiting.waiting_for);
-    assert!(about.contains("wait (lapsed: that process is gone)"), "{about}");
+    assert!(about.contains("vetoed and is gone since: wait"), "{about}");
     fleet.decide(id, Decision::AskAgain, None).unwrap();
     assert_eq!(*fleet.phase(id), Phase::Asking, "those whose veto lapsed are asked again too");
 }

@@ -12,11 +12,16 @@ use super::Planner;
 use crate::installed::{Has, Installed};
 use crate::needs::{self, Kind};
 
+/// An API in a version.
+type Provided<'a> = (&'a ApiName, &'a Version);
+/// An API, and what a module says that it needs of it.
+type Asked<'a> = (&'a ApiName, String);
+
 /// What is provided and asked for anywhere, and how often.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct Apis<'a> {
-    provided: BTreeMap<(&'a ApiName, &'a Version), u32>,
-    asked: BTreeMap<(&'a ApiName, String), u32>,
+    provided: BTreeMap<Provided<'a>, u32>,
+    asked: BTreeMap<Asked<'a>, u32>,
 }
 
 impl<'a> Apis<'a> {
@@ -41,7 +46,7 @@ impl<'a> Apis<'a> {
     }
 
     /// Which they are, whatever their number.
-    fn which(&self) -> (BTreeSet<(&'a ApiName, &'a Version)>, BTreeSet<(&'a ApiName, String)>) {
+    fn which(&self) -> (BTreeSet<Provided<'a>>, BTreeSet<Asked<'a>>) {
         (self.provided.keys().copied().collect(), self.asked.keys().cloned().collect())
     }
 }
@@ -56,8 +61,7 @@ fn less<K: Ord>(counts: &mut BTreeMap<K, u32>, key: &K) {
 }
 
 /// What a module provides, and what it asks for from beyond its node.
-#[allow(clippy::type_complexity)]
-fn keys<'a>(has: &Has<'a>) -> (Vec<(&'a ApiName, &'a Version)>, Vec<(&'a ApiName, String)>) {
+fn keys<'a>(has: &Has<'a>) -> (Vec<Provided<'a>>, Vec<Asked<'a>>) {
     let provided = has.module.provides.iter().map(|provided| (&provided.api, &provided.version));
     let asked = has.module.consumes.iter().filter(|needs| needs.reach != Reach::Node);
     (provided.collect(), asked.map(|needs| (&needs.api, needs.to_string())).collect())
