@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tribune_p2p::rpc::RpcClient;
 use tribune_p2p::{Channel, PeerId};
 use tribune_raft_store::command::{Birth, Body, MasterCommand, Rejection};
-use tribune_raft_store::model::Signature;
+use tribune_raft_store::model::{RaftRole, Signature};
 
 use crate::belief::{Belief, record_peer};
 use crate::copied::Copied;
@@ -186,6 +186,7 @@ impl SeatKeeper {
 
     async fn sit(&self, raft_id: u64, belief: &Belief) -> Result<(Seat, Option<AbortOnDropHandle<()>>), NodeError> {
         let folder = self.data.raft();
+        self.refuse_forgetting(&folder, belief)?;
         prepare(&folder, raft_id)?;
         let failed = |why: String| NodeError::Start { part: "Raft", why };
         let Networks { control, data } = &self.networks;
@@ -251,6 +252,16 @@ impl SeatKeeper {
             }
             () = stop.cancelled() => Left::Stop,
         }
+    }
+
+    /// A voter was a standby with a store before, or made the cluster. Without its store it would have forgotten what it voted.
+    fn refuse_forgetting(&self, folder: &Path, belief: &Belief) -> Result<(), NodeError> {
+        let store = folder.join(DB);
+        if !matches!(belief.role(), RaftRole::Voter { .. }) || store.exists() || self.data.birth().exists() {
+            return Ok(());
+        }
+        let why = format!("{} is gone, and this node is a voter: is its disk mounted?", store.display());
+        Err(NodeError::DamagedRaft(why))
     }
 
     async fn leave(&self, seat: Seat, left: &Left) {

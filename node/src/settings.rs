@@ -25,7 +25,7 @@ const DEFAULT_RESERVE_MIB: u64 = 256;
 const DEFAULT_FORGET_AFTER: Span = Span::from_secs(3600);
 /// The shortest: longer than the master waits for an answer, so that nothing is forgotten between the count of its copies and the entry
 /// that publishes it.
-const LEAST_FORGET_AFTER: Span = Span::from_secs(60);
+const LEAST_FORGET_AFTER: Span = Span::from_secs(900);
 
 const HEADER: &str = "\
 # The settings of this Tribune node. They are read when the node starts.
@@ -37,7 +37,7 @@ const HEADER: &str = "\
 # voter       \"never\", \"may\" or \"prefer\": whether the node may be one of the cluster's voters
 # local-commands   \"viewer\", \"operator\" or \"admin\": the most that commands given on this machine may do
 # reserve-mib free space that packages and modules leave to others, in MiB
-# forget-after how long the package store keeps what no package needs any more, such as \"1h\"; at least \"1m\"
+# forget-after how long the package store keeps what no package needs any more, such as \"1h\"; at least \"15m\"
 # [runners]   commands that run modules of other platforms, such as \"linux/arm64\" = \"qemu-aarch64-static\"
 
 ";
@@ -192,9 +192,9 @@ mod tests {
         let good = "name = \"n1\"\nplatform = \"linux/amd64\"\ncontrol = \"/ip4/0.0.0.0/tcp/1\"\ndata = \"/ip4/0.0.0.0/tcp/2\"\n";
         let parse = |text: &str| Settings::parse(Path::new("/d/node.toml"), text);
         assert!(parse(good).is_ok());
-        assert_eq!(parse(&format!("{good}forget-after = \"2m\"\n")).unwrap().forget_after, Span::from_secs(120));
+        assert_eq!(parse(&format!("{good}forget-after = \"20m\"\n")).unwrap().forget_after, Span::from_secs(1200));
         for (added, expected) in [
-            ("forget-after = \"59s\"", "use 1m or more"),
+            ("forget-after = \"899s\"", "use 15m or more"),
             ("colour = 1", "colour"),
             ("voter = \"perhaps\"", "perhaps"),
             ("[runners]\n\"linux\" = \"x\"", "os/arch"),

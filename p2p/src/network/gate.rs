@@ -280,7 +280,11 @@ impl Gate {
                 self.turn_away(peer, id);
             }
             Verdict::Copy => {
-                self.passages.push_back(Passage::TurnedAway(peer));
+                // Who else has this identity is only a member's to say.
+                let ground = self.held.get(&id).map(|held| held.ground);
+                if matches!(ground, Some(Ground::Listed(Standing::Member) | Ground::Dialled)) {
+                    self.passages.push_back(Passage::TurnedAway(peer));
+                }
                 self.close_one(id);
             }
         }

@@ -99,8 +99,11 @@ impl Door {
     }
 
     async fn greet(&self, peer: PeerId, stream: Stream, to: &mpsc::Sender<Arrival>) {
+        let standing = self.list.borrow().standing(&peer);
+        // A stranger that is not served here is not waited for: it would hold up others.
+        let waits = standing != Standing::Unknown || self.judge(standing).is_ok();
         // The peer may be let in by this side a moment before this side is told that it is let in by the peer.
-        if timeout(USABLE_WITHIN, self.presence.wait_usable(peer)).await.is_err() {
+        if waits && timeout(USABLE_WITHIN, self.presence.wait_usable(peer)).await.is_err() {
             return;
         }
         let Some(stream) = self.presence.attach(peer, stream.compat()) else { return };

@@ -169,7 +169,7 @@ impl Record {
     }
 
     /// A late veto after the first changeover.
-    fn hold(&mut self, at: At, id: UpdateId, wave: u32) -> Result<(), Rejection> {
+    pub(super) fn hold(&mut self, at: At, id: UpdateId, wave: u32) -> Result<(), Rejection> {
         self.let_go(at, id)?;
         self.enter(at, id, Phase::Held { wave })
     }

@@ -50,7 +50,7 @@ impl Record {
             _ if empty && changed => self.end(at, holder, Outcome::Regressed, Some(why())),
             _ if empty => self.end(at, holder, Outcome::Aborted, Some(why())),
             // Its changeover there was for nothing: a user decides what becomes of the rest.
-            Phase::Wave { wave } | Phase::Paused { wave, .. } if changed => self.enter(at, holder, Phase::Held { wave }),
+            Phase::Wave { wave } | Phase::Paused { wave, .. } if changed => self.hold(at, holder, wave),
             _ => self.work_out(at, holder),
         }
     }
@@ -82,7 +82,10 @@ fn goes_before(other: &Update, update: &Update) -> bool {
     let (back, other_back) = (is_regress(update), is_regress(other));
     match (back, other_back) {
         // A regress waits for an ordinary update only where that is in the middle of its changeover.
-        (true, false) => other.nodes.iter().any(|(name, progress)| is_changing(other, progress) && has_node(update, name)),
+        (true, false) => other
+            .nodes
+            .iter()
+            .any(|(name, progress)| is_changing(other, progress) && !other.over_for(name) && has_node(update, name)),
         (false, true) => share(other, update),
         _ => (other.id < update.id || has_begun(other)) && share(other, update),
     }

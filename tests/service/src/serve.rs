@@ -1,6 +1,8 @@
 //! What both processes share: the socket their node opened, HTTP on it, and leaving without cutting anyone off.
 
 use std::net::TcpListener;
+use std::pin::pin;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -9,8 +11,13 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// How long a connection that was accepted may take to ask its first question.
+const FIRST_WORD: Duration = Duration::from_secs(5);
 
 /// An answer.
 pub(crate) type Answer = Response<Full<Bytes>>;
@@ -70,10 +77,11 @@ impl Server {
         Fut: Future<Output = Answer> + Send + 'static,
     {
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let graceful = GracefulShutdown::new();
+        let mut connections = JoinSet::new();
         loop {
             let stream = tokio::select! {
                 accepted = listener.accept() => accepted?.0,
+                Some(_) = connections.join_next() => continue,
                 _ = self.asked.wait_for(Option::is_some) => break,
             };
             let handle = handle.clone();
@@ -81,18 +89,39 @@ impl Server {
                 let answer = handle(request);
                 async move { Ok::<_, std::convert::Infallible>(answer.await) }
             });
-            let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-            let watched = graceful.watch(connection);
-            tokio::spawn(async move {
-                if let Err(error) = watched.await {
-                    eprintln!("a connection ended early: {error}");
-                }
-            });
+            connections.spawn(converse(stream, service, self.asked.clone()));
         }
         drop(listener);
-        graceful.shutdown().await;
+        while connections.join_next().await.is_some() {}
         // Nobody may wait any more, if the node has gone.
         let _ = self.left.send(());
         std::future::pending().await
+    }
+}
+
+/// Answers the requests of one connection. Asked to leave, it ends with the answer to what was begun; who was accepted and has not
+/// asked yet is heard first: hyper would close such a connection in its face.
+async fn converse<S>(stream: TcpStream, service: S, mut asked: watch::Receiver<Option<()>>)
+where
+    S: hyper::service::HttpService<Incoming, ResBody = Full<Bytes>>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    // Silence is an answer too: the connection is closed then.
+    let _ = timeout(FIRST_WORD, stream.readable()).await;
+    let mut connection = pin!(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+    let first = tokio::select! {
+        biased;
+        ended = connection.as_mut() => Some(ended),
+        _ = asked.wait_for(Option::is_some) => None,
+    };
+    let ended = match first {
+        Some(ended) => ended,
+        None => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        eprintln!("a connection ended early: {error}");
     }
 }

@@ -32,7 +32,7 @@ pub(super) fn remove(path: &Path) -> Result<(), LocalError> {
 /// Reads the file as `parse` does, which gives `None` if it is not there, or its copy.
 pub(super) fn read<T>(path: &Path, parse: impl Fn(&Path) -> Result<Option<T>, LocalError>) -> Result<Option<T>, LocalError> {
     let first = parse(path);
-    if matches!(&first, Ok(Some(_)) | Err(LocalError::File { .. } | LocalError::DiskFull { .. })) {
+    if matches!(&first, Ok(Some(_))) {
         return first;
     }
     let copy = copy_of(path);
