@@ -4,12 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::{ChangeMembers, Instant as _, Precondition};
+use openraft::{ChangeMembers, Instant as _, Precondition, RaftMetrics};
 use tribune_raft_store::model::PeerId;
 use tribune_raft_store::raft_types::RaftPeer;
 
 use super::error::{ChangeError, ProposeError};
 use super::{Engine, Types};
+
+/// How long a change waits until it is seen in what is read of the membership.
+const SHOWN_WITHIN: Duration = Duration::from_secs(1);
 
 /// What a node is in Raft.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -142,8 +145,13 @@ async fn change(raft: &Engine, changes: Change, removed: Removed, seen: Option<u
         return Err(ChangeError::Outdated(format!("it was looked at in entry {seen:?} and is that of entry {index:?}")));
     }
     let condition = Precondition::<Types>::LastMembershipLogId { last_membership_log_id: *membership.log_id() };
-    let changed = raft.change_membership_if(changes, removed == Removed::Stay, [condition]).await;
-    changed.map(|_| ()).map_err(ChangeError::from)
+    let changed = raft.change_membership_if(changes, removed == Removed::Stay, [condition]).await.map_err(ChangeError::from)?;
+    // What is read of the membership follows a moment later: the next change would go by an outdated one.
+    let shown = |metrics: &RaftMetrics<Types>| metrics.membership_config.log_id().as_ref() >= Some(&changed.log_id);
+    if let Err(error) = raft.wait(Some(SHOWN_WITHIN)).metrics(shown, "the new membership is shown").await {
+        tracing::debug!(%error, "the new membership is not shown yet");
+    }
+    Ok(())
 }
 
 /// The same as a change that took too long.
