@@ -123,7 +123,9 @@ impl Record {
             self.note(at, EventKind::NodeFailed, About::both(id, name), format!("{why}, after {before} of {id}"));
             return match phase {
                 // It had settled: the others do not need it to go on.
-                Phase::Wave { .. } | Phase::Paused { .. } | Phase::Held { .. } | Phase::Verifying if before >= Step::Settled => {
+                Phase::Asking | Phase::Wave { .. } | Phase::Paused { .. } | Phase::Held { .. } | Phase::Verifying
+                    if before >= Step::Settled =>
+                {
                     Ok(())
                 }
                 _ => self.after_failure(at, id, why),
@@ -205,6 +207,10 @@ fn leave(at: At, progress: &mut NodeProgress, name: &NodeName, why: &str) {
             progress.step = Step::Failed;
             progress.failure = Some(why.to_owned());
         }
+        return;
+    }
+    // It counted as a veto already, and a user may have gone past that.
+    if progress.step == Step::Away {
         return;
     }
     // What its processes said went with it as well. A user goes on without it, by any decision but to ask again.

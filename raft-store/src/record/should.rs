@@ -9,8 +9,8 @@ use super::Record;
 use super::apply::At;
 use crate::command::{Accepted, Rejection, Response};
 use crate::model::{
-    Attempts, Author, ClassName, LEFT_OUT_APART, LEFT_OUT_AWAY, NodeName, Outcome, PackageId, PackageName, Plan, RequestId, Step,
-    Targets, Tombstone, TombstoneKey, Update, UpdateKind, UpdateOptions, UpdateRequest, WayBack,
+    Attempts, Author, ClassName, LEFT_OUT_APART, LEFT_OUT_AWAY, NodeName, Outcome, PackageId, PackageName, Phase, Plan,
+    RequestId, Step, Targets, Tombstone, TombstoneKey, Update, UpdateKind, UpdateOptions, UpdateRequest, WayBack,
 };
 
 /// Who begins an update that brings a node to what it should have.
@@ -35,7 +35,12 @@ impl Record {
         // Users choose theirs at random; this one follows from the log.
         let request_id = RequestId::new(u128::from(at.index).to_be_bytes());
         let text = |id| format!("{id} brings node {name} to what it should have");
-        self.open(at, request_id, request, plan.clone(), by, text).map(|update| Accepted::Update { update })
+        let update = self.open(at, request_id, request, plan.clone(), by, text)?;
+        // One that waits would hold up what users want of the node: it is begun when nothing is in its way.
+        if matches!(self.update(update)?.phase, Phase::Queued { .. }) {
+            return Err(Rejection::Outdated);
+        }
+        Ok(Accepted::Update { update })
     }
 
     /// What an update that ended means for what its nodes and classes should have.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tribune_raft_store::command::{MasterCommand, Rejection};
+use tribune_raft_store::command::{MasterCommand, Rejection, UserCommand};
 use tribune_raft_store::model::*;
 
 use crate::fleet::{Fleet, accepts, node, nodes, process, vetoes};
@@ -148,4 +148,25 @@ fn an_update_held_by_a_failure_has_nobody_to_ask_again() {
     assert!(can(&fleet, id).iter().all(|command| !command.contains("--ask-again")));
     let refused = fleet.decide(id, Decision::AskAgain, None).unwrap_err().to_string();
     assert!(refused.contains("has vetoed it"), "{refused}");
+}
+
+#[test]
+fn a_settled_node_that_is_removed_while_the_rest_is_asked_again_takes_nothing_back() {
+    let (mut fleet, id) = held();
+    fleet.decide(id, Decision::AskAgain, None).unwrap();
+    fleet.order(UserCommand::RemoveNode { node: node("b") }, None).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Asking);
+    fleet.vote(id, "c", &[accepts(process("svc", 1))]);
+    assert!(matches!(fleet.phase(id), Phase::Wave { .. }), "{:?}", fleet.phase(id));
+}
+
+#[test]
+fn a_node_that_was_away_and_forced_past_stops_nothing_when_it_is_removed() {
+    let (mut fleet, id) = begun();
+    fleet.tell(MasterCommand::Away { update: id, node: node("c") }).unwrap();
+    fleet.decide(id, Decision::Force { why: "it burnt down".into() }, None).unwrap();
+    let phase = fleet.phase(id).clone();
+    assert!(matches!(phase, Phase::Wave { .. }), "{phase:?}");
+    fleet.order(UserCommand::RemoveNode { node: node("c") }, None).unwrap();
+    assert_eq!(*fleet.phase(id), phase);
 }

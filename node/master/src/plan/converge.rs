@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tribune_raft_store::model::{Blocker, Manifest, Node, NodePlan, PackageId, PackageName, PlannedModule};
+use tribune_raft_store::model::{Blocker, Manifest, Node, NodePlan, PackageChange, PackageId, PackageName, PlannedModule};
 
 use super::Planner;
 use super::change::{ByPackage, Fate, changes, flat};
@@ -27,6 +27,10 @@ impl Planner<'_> {
             return Err(blockers);
         }
         let changes = changes(&node.current.packages, &to, &before, &after);
+        let stuck: Vec<_> = changes.iter().filter_map(|change| self.cannot_go_to(node, change)).collect();
+        if !stuck.is_empty() {
+            return Err(stuck);
+        }
         if changes.is_empty() {
             return Ok(Fate::Nothing("it has what it should have".to_owned()));
         }
@@ -54,6 +58,15 @@ impl Planner<'_> {
         let upgrade = self.upgrade_from(node, &package.manifest).filter(|_| self.is_newer(node, &package.manifest));
         let blockers: Vec<_> = tombstone.into_iter().chain(upgrade).collect();
         if blockers.is_empty() { Ok(modules) } else { Err(blockers) }
+    }
+
+    /// A package whose data cannot go back only ever comes to a newer version.
+    fn cannot_go_to(&self, node: &Node, change: &PackageChange) -> Option<Blocker> {
+        let to = change.to.and_then(|id| self.record.packages().get(&id));
+        if to.is_some_and(|package| self.is_newer(node, &package.manifest)) {
+            return None;
+        }
+        self.cannot_leave(node, change.from?)
     }
 
     /// Whether a version is newer than the one that is installed.

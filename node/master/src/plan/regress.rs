@@ -129,7 +129,7 @@ impl Planner<'_> {
     }
 
     /// A package whose data cannot go back.
-    fn cannot_leave(&self, node: &Node, id: PackageId) -> Option<Blocker> {
+    pub(super) fn cannot_leave(&self, node: &Node, id: PackageId) -> Option<Blocker> {
         let package = self.record.packages().get(&id)?;
         let why = format!(" from {}: its data cannot go back (regress = \"no\")", self.title(&id));
         (package.manifest.regress == Regress::No).then(|| nothing(node, why))

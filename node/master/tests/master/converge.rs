@@ -238,3 +238,39 @@ fn nobody_can_submit_a_convergence() {
     let refused = fleet.order(UserCommand::Submit { request }, Some(tribune_raft_store::command::Evidence::Plan(plan)));
     assert!(matches!(refused, Err(Rejection::Evidence { .. })), "{refused:?}");
 }
+
+#[test]
+fn what_cannot_go_back_is_not_taken_back_by_a_convergence() {
+    let mut fleet = Fleet::new(&["a"]);
+    let module = [json!({ "name": "main", "run": ["main"] })];
+    let two = fleet.publish(&crate::fleet::manifest("app", "2.0.0", json!({ "regress": "no" }), &module));
+    let current = Generation { number: 1, packages: [("app".parse().unwrap(), two)].into(), ..Generation::default() };
+    state(&mut fleet, "a", current);
+    let liveness = all_there(&fleet);
+    assert_eq!(strayed(&fleet, &liveness, MasterClock(0)), [], "it should have nothing, and cannot go back to that");
+    let why = stays_because(&fleet.record, fleet.node("a"), &liveness, None);
+    assert!(why.len() == 1 && why[0].contains("cannot go back"), "{why:?}");
+}
+
+#[test]
+fn a_convergence_that_would_have_to_wait_is_not_begun() {
+    let mut fleet = Fleet::new(&["a", "b"]);
+    let rates = publish(&mut fleet, "rates", "1.0.0", &[json!({ "name": "m", "run": ["m"], "provides": ["rates.api@1.0.0"] })]);
+    let user = publish(&mut fleet, "user", "1.0.0", &[json!({ "name": "m", "run": ["m"], "consumes": ["rates.api@^1"] })]);
+    class(&mut fleet, "edge", &["a"]);
+    let both = to_class(rates);
+    let plan = planned(&fleet, &both);
+    let id = fleet.submit(both, plan);
+    carry_out(&mut fleet, id, &["a"]);
+    let plan = planned(&fleet, &to_class(user));
+    let id = fleet.submit(to_class(user), plan);
+    carry_out(&mut fleet, id, &["a"]);
+    // The provider of what `b` is to need is being taken away meanwhile.
+    let newer = publish(&mut fleet, "rates", "1.1.0", &[json!({ "name": "m", "run": ["m"], "provides": ["rates.api@1.1.0"] })]);
+    let plan = planned(&fleet, &to_class(newer));
+    fleet.submit(to_class(newer), plan);
+    class(&mut fleet, "edge", &["b"]);
+    let liveness = all_there(&fleet);
+    assert_eq!(strayed(&fleet, &liveness, MasterClock(0)), []);
+    assert!(!fleet.record.updates().values().any(|update| update.request.kind == UpdateKind::Converge));
+}
