@@ -25,7 +25,7 @@ pub(crate) fn converge(record: &Record, liveness: &Liveness, now: MasterClock, m
     let mut commands = Vec::new();
     for node in strayed {
         let class_is_busy = node.class.as_ref().is_some_and(|class| busy.contains(class));
-        if class_is_busy || open.iter().any(|update| has(update, &node.name)) {
+        if class_is_busy || open.iter().any(|update| update.holds(&node.name)) {
             continue;
         }
         let plan = plan_for(record, node, liveness, master);
@@ -64,11 +64,6 @@ fn may_begin(liveness: &Liveness, node: &Node, now: MasterClock) -> bool {
 /// Whether a node is not what it should be, and free to come to it.
 fn strays(node: &Node) -> bool {
     !node.has_what_it_should() && !node.is_apart() && node.leaving.is_none() && node.ephemeral.is_none()
-}
-
-fn has(update: &Update, name: &NodeName) -> bool {
-    let wants = update.plan.as_ref().is_some_and(|plan| plan.nodes.contains_key(name));
-    (wants || update.nodes.contains_key(name)) && !update.over_for(name)
 }
 
 /// The classes of which a node is coming to what it should have.

@@ -95,7 +95,8 @@ fn want(update: &Update, name: &NodeName, node: &NodeProgress) -> Want {
         Phase::Ended { outcome } => Want::Ended { outcome: *outcome, reason: update.reason.clone() },
         // Others go on; this node is free for what comes next.
         _ if update.over_for(name) => {
-            Want::Ended { outcome: Outcome::Regressed, reason: node.failure.clone().or_else(|| update.reason.clone()) }
+            let outcome = if node.changed { Outcome::Regressed } else { Outcome::Aborted };
+            Want::Ended { outcome, reason: node.failure.clone().or_else(|| update.reason.clone()) }
         }
         // It was taken for lost after its go, and the others went on: when it is back, it goes back.
         Phase::Verifying | Phase::Unpersisted | Phase::Persisting if node.step == Step::Failed && node.changed => {

@@ -157,12 +157,19 @@ pub enum WayBack {
 }
 
 impl Update {
-    /// Whether it is over for a node, though not yet everywhere: an ephemeral update that was taken back there holds that node no
-    /// longer, once it holds nothing together any more.
+    /// Whether it is over for a node, though not yet everywhere. So it is for one that is there no more: whoever came in its place
+    /// never heard of it. And for one where nothing of an ephemeral update runs or will, once that holds nothing together any more.
     pub fn over_for(&self, node: &NodeName) -> bool {
+        let Some(progress) = self.nodes.get(node) else { return false };
         let apart = matches!(self.phase, Phase::Verifying | Phase::Unpersisted | Phase::Persisting | Phase::Regressing);
-        let back = self.nodes.get(node).is_some_and(|progress| progress.step == Step::Regressed);
-        self.request.options.ephemeral && apart && back
+        let never_began = !progress.changed && progress.step > Step::Settled;
+        progress.gone || (self.request.options.ephemeral && apart && (progress.step == Step::Regressed || never_began))
+    }
+
+    /// Whether it has or wants a node.
+    pub fn holds(&self, node: &NodeName) -> bool {
+        let wants = self.plan.as_ref().is_some_and(|plan| plan.nodes.contains_key(node));
+        (wants || self.nodes.contains_key(node)) && !self.over_for(node)
     }
 }
 

@@ -26,11 +26,11 @@ impl Record {
     pub(super) fn take_nodes(&mut self, at: At, regress: UpdateId) -> Result<(), Rejection> {
         let update = self.update(regress)?;
         let wanted: Vec<NodeName> = update.plan.iter().flat_map(|plan| plan.nodes.keys().cloned()).collect();
-        let holds =
-            |other: &&Update| other.id != regress && has_begun(other) && wanted.iter().any(|name| other.nodes.contains_key(name));
-        let holders: Vec<UpdateId> = self.updates.values().filter(holds).map(|other| other.id).collect();
-        for holder in holders {
-            self.lose_nodes(at, holder, &wanted, regress)?;
+        let others = self.updates.values().filter(|other| other.id != regress && has_begun(other));
+        let held = |other: &Update| wanted.iter().filter(|name| other.holds(name)).cloned().collect::<Vec<_>>();
+        let holders: Vec<_> = others.map(|other| (other.id, held(other))).filter(|(_, held)| !held.is_empty()).collect();
+        for (holder, held) in holders {
+            self.lose_nodes(at, holder, &held, regress)?;
         }
         Ok(())
     }

@@ -20,7 +20,7 @@ impl Record {
     /// A node that is not what it should be begins to come to it.
     pub(super) fn converge(&mut self, at: At, name: &NodeName, plan: &Plan) -> Response {
         let node = self.node(name)?;
-        let held = self.updates.values().any(|update| !update.phase.ended() && holds(update, name));
+        let held = self.updates.values().any(|update| !update.phase.ended() && update.holds(name));
         if held || node.is_apart() || node.has_what_it_should() || !plan.blockers.is_empty() || plan.nodes.keys().ne([name]) {
             return Err(Rejection::Outdated);
         }
@@ -155,12 +155,6 @@ impl Record {
             self.nodes.put(name.clone(), node);
         }
     }
-}
-
-/// Whether an update has or wants a node.
-fn holds(update: &Update, name: &NodeName) -> bool {
-    !update.over_for(name)
-        && (update.nodes.contains_key(name) || update.plan.as_ref().is_some_and(|plan| plan.nodes.contains_key(name)))
 }
 
 /// What the members of a class went back to, where they agree.

@@ -283,3 +283,20 @@ fn a_report_that_comes_late_in_the_last_check_takes_back_nothing_that_was_persis
     assert_eq!(*fleet.phase(id), Phase::Ended { outcome: Outcome::CompletedInPart });
     assert_eq!(fleet.node("a").should.len(), 1);
 }
+
+#[test]
+fn a_node_that_was_away_and_forced_past_is_free_for_what_comes_next_while_others_run_it() {
+    let (mut fleet, id) = staged(UpdateOptions::default());
+    starts(&mut fleet, id, "a");
+    fleet.report(id, "a", runs(&fleet, id, "a")).unwrap();
+    fleet.tell(MasterCommand::Away { update: id, node: node("b") }).unwrap();
+    fleet.decide(id, Decision::Force { why: "it is off for the week".into() }, None).unwrap();
+    fleet.tell(MasterCommand::Verified { update: id, discrepancies: Vec::new() }).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Unpersisted);
+    let mut plan = fleet.update(id).plan.clone().unwrap();
+    plan.nodes.remove(&node("a"));
+    plan.waves.remove(0);
+    let package = fleet.update(id).request.targets.nodes[&node("b")].first().copied().unwrap();
+    let other = fleet.submit(install(&["b"], &[package]), plan);
+    assert_eq!(*fleet.phase(other), Phase::Asking);
+}

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::json;
 use tribune_raft_store::command::{Accepted, JoinAs, MasterCommand, Rejection, Response, UserCommand};
 use tribune_raft_store::model::*;
 
-use crate::fleet::{Fleet, accepts, new_node_with, node, nodes, process, vetoes};
+use crate::fleet::{Fleet, accepts, install, manifest, new_node_with, node, nodes, process, vetoes};
 use crate::stories::{all_accept, all_staged, ended, fleet, plan};
 
 fn remove(fleet: &mut Fleet, name: &str) -> Response {
@@ -223,7 +224,7 @@ fn a_node_that_is_removed_while_it_goes_back_ends_it() {
 fn an_update_whose_only_node_is_removed_is_aborted() {
     let (mut fleet, _, _) = fleet();
     let app = fleet.record.packages().values().next().unwrap().manifest.clone();
-    let id = fleet.submit(crate::fleet::install(&["b"], &[app.id()]), plan(&app, &["b"]));
+    let id = fleet.submit(install(&["b"], &[app.id()]), plan(&app, &["b"]));
     fleet.vote(id, "b", &[accepts(process("svc", 1))]);
     remove(&mut fleet, "b").unwrap();
     assert_eq!(*fleet.phase(id), ended(Outcome::Aborted));
@@ -265,4 +266,43 @@ fn a_node_that_is_removed_from_a_paused_update_counts_as_while_it_goes_on() {
     let (mut fleet, id) = paused();
     remove(&mut fleet, "c").unwrap();
     assert_eq!(*fleet.phase(id), Phase::Held { wave: 1 }, "before its changeover it counts as a veto");
+}
+
+#[test]
+fn a_node_on_a_new_disk_has_no_part_in_what_the_one_before_is_still_in() {
+    let (mut fleet, request, whole) = fleet();
+    let app = fleet.record.packages().values().next().unwrap().manifest.clone();
+    let id = fleet.submit(request, whole);
+    all_accept(&mut fleet, id);
+    all_staged(&mut fleet, id);
+    for name in ["b", "c", "a"] {
+        fleet.become_ready(id, name);
+        fleet.change_over(id, name);
+    }
+    fleet.tell(MasterCommand::Verified { update: id, discrepancies: Vec::new() }).unwrap();
+    let newer = manifest("app", "2.0.0", json!({}), &[json!({ "name": "main", "run": ["main"] })]);
+    let two = fleet.publish(&newer);
+    let id = fleet.submit(install(&["a", "b", "c"], &[two]), plan(&newer, &["b", "c", "a"]));
+    all_accept(&mut fleet, id);
+    all_staged(&mut fleet, id);
+    fleet.become_ready(id, "b");
+    fleet.change_over(id, "b");
+    assert_eq!(*fleet.phase(id), Phase::Wave { wave: 1 });
+    assert!(fleet.update(id).holds(&node("b")));
+    come(&mut fleet, "b", "b2", JoinAs::Replacement, Some("b")).unwrap();
+    assert!(!fleet.update(id).holds(&node("b")) && fleet.update(id).holds(&node("c")));
+
+    let converge = MasterCommand::Converge { node: node("b"), plan: plan(&app, &["b"]) };
+    let Ok(Accepted::Update { update }) = fleet.tell(converge) else { panic!("it comes to what it should have") };
+    fleet.vote(update, "b", &[]);
+    fleet.report(update, "b", NodeReport::Staged).unwrap();
+    fleet.become_ready(update, "b");
+    fleet.change_over(update, "b");
+    fleet.tell(MasterCommand::Verified { update, discrepancies: Vec::new() }).unwrap();
+    assert_eq!(*fleet.phase(update), ended(Outcome::Completed));
+
+    let back = UpdateRequest { kind: UpdateKind::Regress, ..install(&["b"], &[]) };
+    let regress = fleet.submit(back, plan(&app, &["b"]));
+    assert_eq!(*fleet.phase(regress), Phase::Asking);
+    assert_eq!(*fleet.phase(id), Phase::Wave { wave: 1 }, "the regress takes nothing from it");
 }

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use serde_json::json;
-use tribune_master::{Liveness, MasterClock, due, next_wake, stays_because};
-use tribune_raft_store::command::{Accepted, MasterCommand, Rejection, UserCommand};
+use tribune_master::{Liveness, MasterClock, directives, due, next_wake, stays_because};
+use tribune_raft_store::command::{Accepted, JoinAs, MasterCommand, Rejection, UserCommand};
 use tribune_raft_store::model::*;
 
-use crate::fleet::{Fleet, accepts, install, node, process, vetoes};
+use crate::fleet::{Fleet, accepts, install, new_node_with, node, process, vetoes};
 use crate::setup::{all_there, class, planned, publish, state};
 
 /// Three nodes in class `edge`, which have `app` 1.0.0 by an update of the class, and the ids of 1.0.0 and 2.0.0.
@@ -273,4 +273,26 @@ fn a_convergence_that_would_have_to_wait_is_not_begun() {
     let liveness = all_there(&fleet);
     assert_eq!(strayed(&fleet, &liveness, MasterClock(0)), []);
     assert!(!fleet.record.updates().values().any(|update| update.request.kind == UpdateKind::Converge));
+}
+
+#[test]
+fn a_node_on_a_new_disk_comes_to_what_it_should_have_and_hears_nothing_of_what_the_one_before_was_in() {
+    let (mut fleet, one, two) = edge();
+    let plan = planned(&fleet, &to_class(two));
+    let id = fleet.submit(to_class(two), plan);
+    fleet.vote(id, "a", &[]);
+    fleet.vote(id, "b", &[vetoes(process("svc", 1), "not now")]);
+    let token = Signature::of(b"for b");
+    let order = UserCommand::CreateToken { hash: token, valid: Span::from_secs(60), node: Some(node("b")) };
+    fleet.order(order, None).unwrap();
+    let new = new_node_with("b", "b2");
+    fleet.tell(MasterCommand::Join { token, node: new, place: JoinAs::Replacement }).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Vetoed);
+    let liveness = all_there(&fleet);
+    let convergence = begin(&mut fleet, &liveness);
+    let told: Vec<UpdateId> =
+        directives(&fleet.record, &node("b"), &BTreeSet::new()).iter().map(|directive| directive.update).collect();
+    assert_eq!(told, [convergence]);
+    carry_out(&mut fleet, convergence, &["b"]);
+    assert_eq!(fleet.node("b").current.packages.values().collect::<Vec<_>>(), [&one]);
 }
