@@ -46,9 +46,11 @@ impl Record {
     /// What an update that ended means for what its nodes and classes should have.
     pub(super) fn should_have_after(&mut self, at: At, update: &Update, outcome: Outcome) {
         let done = matches!(outcome, Outcome::Completed | Outcome::CompletedInPart | Outcome::CompletedWithDiscrepancies);
+        // What a node should have is why it converges, and may have changed since it began to.
+        let given = done && update.request.kind != UpdateKind::Converge;
         for (name, progress) in &update.nodes {
             match progress.step {
-                Step::Settled | Step::Persisted if done => self.should_have(at, update, name),
+                Step::Settled | Step::Persisted if given => self.should_have(at, update, name),
                 Step::Regressed if !update.request.options.ephemeral => self.bury(at, update, name),
                 _ => {}
             }
@@ -97,12 +99,7 @@ impl Record {
             };
             let targets = &update.request.targets;
             let by_class = node.class.as_ref().and_then(|class| targets.classes.get(class));
-            let ids: BTreeSet<PackageId> = targets.nodes.get(name).into_iter().chain(by_class).flatten().copied().collect();
-            for id in ids {
-                if let Some(package) = self.packages.get(&id) {
-                    node.should.insert(package.manifest.name.clone(), id);
-                }
-            }
+            node.should.extend(self.by_name(targets.nodes.get(name).into_iter().chain(by_class).flatten()));
             node.converging = None;
             node.version = at.index;
             self.nodes.put(name.clone(), node);
@@ -121,15 +118,15 @@ impl Record {
     fn classes_should_have(&mut self, at: At, update: &Update) {
         for (name, packages) in &update.request.targets.classes {
             let Some(mut class) = self.classes.get(name).cloned() else { continue };
+            let members: Vec<NodeName> =
+                self.nodes.values().filter(|node| node.class.as_ref() == Some(name)).map(|node| node.name.clone()).collect();
             if update.request.kind == UpdateKind::Install {
-                for id in packages {
-                    if let Some(package) = self.packages.get(id) {
-                        class.should.insert(package.manifest.name.clone(), *id);
-                    }
+                let new = self.by_name(packages);
+                for member in members.iter().filter(|member| came_later(update, member)) {
+                    self.follow_class(at, member, &class.should, &new);
                 }
+                class.should.extend(new);
             } else {
-                let members: Vec<NodeName> =
-                    self.nodes.values().filter(|node| node.class.as_ref() == Some(name)).map(|node| node.name.clone()).collect();
                 for (package, to) in went_back_to(update, &members) {
                     match to {
                         Some(id) => class.should.insert(package, id),
@@ -140,6 +137,30 @@ impl Record {
             class.version = at.index;
             self.classes.put(name.clone(), class);
         }
+    }
+
+    /// A node that should have what its class should have had so far goes on with its class.
+    fn follow_class(
+        &mut self,
+        at: At,
+        name: &NodeName,
+        old: &BTreeMap<PackageName, PackageId>,
+        new: &BTreeMap<PackageName, PackageId>,
+    ) {
+        let Some(mut node) = self.nodes.get(name).cloned() else { return };
+        for (package, id) in new {
+            if node.should.get(package) == old.get(package) {
+                node.should.insert(package.clone(), *id);
+            }
+        }
+        node.converging = None;
+        node.version = at.index;
+        self.nodes.put(name.clone(), node);
+    }
+
+    fn by_name<'a>(&self, ids: impl IntoIterator<Item = &'a PackageId>) -> BTreeMap<PackageName, PackageId> {
+        let named = ids.into_iter().filter_map(|id| Some((self.packages.get(id)?.manifest.name.clone(), *id)));
+        named.collect()
     }
 
     /// Counts the failed attempts of a node to come to what it should have.
@@ -155,6 +176,12 @@ impl Record {
             self.nodes.put(name.clone(), node);
         }
     }
+}
+
+/// Whether a member of a class came to it after the update was planned, or in the place of one that was in it.
+fn came_later(update: &Update, name: &NodeName) -> bool {
+    let left_out = update.plan.as_ref().is_some_and(|plan| plan.left_out.contains_key(name));
+    !left_out && update.nodes.get(name).is_none_or(|progress| progress.gone)
 }
 
 /// What the members of a class went back to, where they agree.

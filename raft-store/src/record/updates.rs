@@ -8,8 +8,8 @@ use super::queue::leave_out;
 use super::{KEPT_UPDATES, Record};
 use crate::command::{Accepted, Evidence, Rejection, Response};
 use crate::model::{
-    Answer, Author, Decision, DecisionTaken, EventKind, LEFT_OUT_CALLED_OFF, NodeName, NodeProgress, Outcome, Phase, Plan,
-    RequestId, Span, Step, Update, UpdateId, UpdateKind, UpdateRequest, WayBack,
+    Answer, Author, Decision, DecisionTaken, EventKind, LEFT_OUT_BY_DECISION, LEFT_OUT_CALLED_OFF, NodeName, NodeProgress,
+    Outcome, Phase, Plan, RequestId, Span, Step, Update, UpdateId, UpdateKind, UpdateRequest, WayBack,
 };
 
 /// The most updates that are open at a time.
@@ -382,7 +382,13 @@ fn narrow(update: &mut Update, nodes: &BTreeSet<NodeName>, evidence: Option<&Evi
         return Err(Rejection::Evidence { what: "the plan is for other nodes".into() });
     }
     let revision = update.plan.as_ref().map_or(1, |old| old.revision + 1);
-    update.plan = Some(Plan { revision, ..plan.clone() });
+    let mut plan = Plan { revision, ..plan.clone() };
+    // Who joined a class meanwhile was never in it, so nobody decided about that one.
+    let had = |name: &NodeName| {
+        update.nodes.contains_key(name) || update.plan.as_ref().is_some_and(|old| old.left_out.contains_key(name))
+    };
+    plan.left_out.retain(|name, why| why != LEFT_OUT_BY_DECISION || had(name));
+    update.plan = Some(plan);
     update.nodes.retain(|name, _| nodes.contains(name));
     update.ballot_revision += 1;
     Ok(())

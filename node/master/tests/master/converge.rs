@@ -61,6 +61,11 @@ fn begin(fleet: &mut Fleet, liveness: &Liveness) -> UpdateId {
     }
 }
 
+fn begin_with_all(fleet: &mut Fleet) -> UpdateId {
+    let liveness = all_there(fleet);
+    begin(fleet, &liveness)
+}
+
 #[test]
 fn a_node_that_joins_a_class_comes_to_what_the_class_has_and_is_asked_first() {
     let (mut fleet, one, _) = edge();
@@ -295,4 +300,56 @@ fn a_node_on_a_new_disk_comes_to_what_it_should_have_and_hears_nothing_of_what_t
     assert_eq!(told, [convergence]);
     carry_out(&mut fleet, convergence, &["b"]);
     assert_eq!(fleet.node("b").current.packages.values().collect::<Vec<_>>(), [&one]);
+}
+
+/// The nodes of `edge` came to 2.0.0, and `c` joined them meanwhile; `b` was left out by a decision, or not.
+fn joined_meanwhile(without_b: bool) -> (Fleet, PackageId, PackageId) {
+    let (mut fleet, one, two) = edge();
+    let plan = planned(&fleet, &to_class(two));
+    let id = fleet.submit(to_class(two), plan);
+    class(&mut fleet, "edge", &["c"]);
+    assert_eq!(fleet.node("c").should.values().collect::<Vec<_>>(), [&one], "as the class has it still");
+    if without_b {
+        fleet.vote(id, "a", &[]);
+        fleet.vote(id, "b", &[vetoes(process("svc", 1), "not now")]);
+        let only = BTreeSet::from([node("a")]);
+        let liveness = all_there(&fleet);
+        let rest = tribune_master::plan_again(&fleet.record, fleet.update(id), Some(&only), &liveness, Some(&node("a")));
+        fleet.decide(id, Decision::Only { nodes: only }, Some(rest)).unwrap();
+        fleet.report(id, "a", NodeReport::Staged).unwrap();
+        fleet.become_ready(id, "a");
+        fleet.change_over(id, "a");
+        fleet.tell(MasterCommand::Verified { update: id, discrepancies: Vec::new() }).unwrap();
+    } else {
+        carry_out(&mut fleet, id, &["a", "b"]);
+    }
+    (fleet, one, two)
+}
+
+#[test]
+fn a_node_that_joins_a_class_during_its_update_comes_to_the_new_version_and_one_that_was_left_out_stays() {
+    for without_b in [false, true] {
+        let (mut fleet, one, two) = joined_meanwhile(without_b);
+        let id = begin_with_all(&mut fleet);
+        carry_out(&mut fleet, id, &["c"]);
+        assert_eq!(fleet.node("c").current.packages.values().collect::<Vec<_>>(), [&two]);
+        assert!(fleet.node("c").has_what_it_should());
+        let of_b = if without_b { one } else { two };
+        assert_eq!(fleet.node("b").should.values().collect::<Vec<_>>(), [&of_b]);
+    }
+}
+
+#[test]
+fn what_a_class_came_to_while_a_node_was_on_its_way_is_what_the_node_should_have() {
+    let (mut fleet, _, two) = edge();
+    let plan = planned(&fleet, &to_class(two));
+    let id = fleet.submit(to_class(two), plan);
+    class(&mut fleet, "edge", &["c"]);
+    let on_its_way = begin_with_all(&mut fleet);
+    carry_out(&mut fleet, id, &["a", "b"]);
+    carry_out(&mut fleet, on_its_way, &["c"]);
+    assert_eq!(fleet.node("c").should.values().collect::<Vec<_>>(), [&two]);
+    let id = begin_with_all(&mut fleet);
+    carry_out(&mut fleet, id, &["c"]);
+    assert!(fleet.node("c").has_what_it_should());
 }
