@@ -75,7 +75,8 @@ impl Record {
         }
     }
 
-    /// A node comes anew, on an empty disk: it takes the name, class, labels and what it should have of the one before.
+    /// A node comes anew, on an empty disk: it takes the name, class, labels and what it should have of the one before. Its class
+    /// and the store may have gone on since that one was removed.
     pub(super) fn replace_node(&mut self, at: At, new: &NewNode) -> Result<String, Rejection> {
         let name = &new.name;
         let before = self.nodes.get(name).cloned();
@@ -88,9 +89,13 @@ impl Record {
             self.bury_identity(at, old, "a replacement");
         }
         let last = self.removed.values().filter(|row| row.name == *name).max_by(|a, b| (a.at, &a.peer).cmp(&(b.at, &b.peer)));
-        let Removed { class, desired, voter, should, .. } =
+        let Removed { class, desired, voter, mut should, .. } =
             last.cloned().ok_or_else(|| Rejection::NothingToReplace { node: name.clone() })?;
         let class = class.filter(|class| self.classes.contains(class));
+        if !there {
+            should.retain(|_, id| self.packages.contains(id));
+            should.extend(class.iter().flat_map(|class| self.should_have_of_class(class)));
+        }
         self.nodes.put(name.clone(), Node { class, desired, voter, should, ..new_node(at, new) });
         self.software_changed(at);
         if there {

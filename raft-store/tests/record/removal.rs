@@ -306,3 +306,43 @@ fn a_node_on_a_new_disk_has_no_part_in_what_the_one_before_is_still_in() {
     assert_eq!(*fleet.phase(regress), Phase::Asking);
     assert_eq!(*fleet.phase(id), Phase::Wave { wave: 1 }, "the regress takes nothing from it");
 }
+
+#[test]
+fn a_node_in_the_place_of_one_removed_long_ago_comes_to_what_its_class_has_now() {
+    let (mut fleet, ..) = fleet();
+    let app = fleet.record.packages().values().next().unwrap().manifest.clone();
+    let tool = manifest("tool", "1.0.0", json!({}), &[json!({ "name": "main", "run": ["main"] })]);
+    let tool_id = fleet.publish(&tool);
+    let class: ClassName = "k".parse().unwrap();
+    fleet.order(UserCommand::SetClass { class: class.clone(), add: nodes(&["a", "b"]), remove: nodes(&[]) }, None).unwrap();
+    installed(&mut fleet, install(&["b"], &[tool_id]), plan(&tool, &["b"]));
+    let mut of_class = install(&[], &[]);
+    of_class.targets.classes.insert(class.clone(), [app.id()].into());
+    installed(&mut fleet, of_class, plan(&app, &["a", "b"]));
+    assert_eq!(fleet.node("b").should.values().copied().collect::<BTreeSet<_>>(), [app.id(), tool_id].into());
+    remove(&mut fleet, "b").unwrap();
+
+    fleet.order(UserCommand::RemovePackage { package: tool_id }, None).unwrap();
+    let newer = manifest("app", "2.0.0", json!({}), &[json!({ "name": "main", "run": ["main"] })]);
+    let two = fleet.publish(&newer);
+    let mut of_class = install(&[], &[]);
+    of_class.targets.classes.insert(class, [two].into());
+    installed(&mut fleet, of_class, plan(&newer, &["a"]));
+    come(&mut fleet, "b", "b2", JoinAs::Replacement, Some("b")).unwrap();
+    assert_eq!(fleet.node("b").should.values().collect::<Vec<_>>(), [&two]);
+}
+
+/// Carries an update out from its beginning to its end.
+fn installed(fleet: &mut Fleet, request: UpdateRequest, plan: Plan) {
+    let waves = plan.waves.clone();
+    let names = || waves.iter().flatten().map(NodeName::as_str);
+    let id = fleet.submit(request, plan);
+    names().for_each(|name| fleet.vote(id, name, &[]));
+    names().for_each(|name| fleet.report(id, name, NodeReport::Staged).map(drop).unwrap());
+    for name in names() {
+        fleet.become_ready(id, name);
+        fleet.change_over(id, name);
+    }
+    fleet.tell(MasterCommand::Verified { update: id, discrepancies: Vec::new() }).unwrap();
+    assert_eq!(*fleet.phase(id), ended(Outcome::Completed));
+}
