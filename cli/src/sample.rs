@@ -69,6 +69,7 @@ pub fn update(phase: Phase) -> Update {
         reason: None,
         discrepancies: Vec::new(),
         way_back: Default::default(),
+        paused_by: None,
     }
 }
 

@@ -143,6 +143,9 @@ pub struct Update {
     /// What made it go back, if it does.
     #[serde(default)]
     pub way_back: WayBack,
+    /// Who paused it, while a veto or a failure that came after that waits for a decision: then it is paused again.
+    #[serde(default)]
+    pub paused_by: Option<String>,
 }
 
 /// What makes an update go back.

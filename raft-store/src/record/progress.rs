@@ -107,13 +107,18 @@ impl Record {
             progress.since = at.time;
         }
         update.ballot_revision += 1;
-        let lapsed_only = update.phase == Phase::Vetoed && has_lapsed_veto(&update);
         self.updates.put(id, update);
         for text in new_vetoes {
             self.note(at, EventKind::Veto, About::both(id, name), text);
         }
-        // A veto that lapsed moves nothing by itself: the user who was called decides.
-        if lapsed_only { Ok(()) } else { self.count_ballots(at, id) }
+        self.count_again(at, id)
+    }
+
+    /// Works out what the ballots mean for the phase where nobody decided anything. A veto that lapsed moves nothing by itself: the
+    /// user who was called decides.
+    pub(super) fn count_again(&mut self, at: At, id: UpdateId) -> Result<(), Rejection> {
+        let update = self.update(id)?;
+        if update.phase == Phase::Vetoed && has_lapsed_veto(update) { Ok(()) } else { self.count_ballots(at, id) }
     }
 
     /// Works out what the ballots mean for the phase.
@@ -152,7 +157,7 @@ impl Record {
 
     /// Works out the phase after a node has left the update.
     pub(super) fn work_out(&mut self, at: At, id: UpdateId) -> Result<(), Rejection> {
-        self.count_ballots(at, id)?;
+        self.count_again(at, id)?;
         match self.update(id)?.phase {
             Phase::Distributing => self.when_all_staged(at, id),
             Phase::Wave { .. } => self.when_wave_done(at, id),
@@ -321,7 +326,7 @@ impl Record {
             self.after_failure(at, id, &why)?;
         } else {
             self.note(at, EventKind::Veto, About::both(id, name), format!("{why}, which counts as a veto of {id}"));
-            self.count_ballots(at, id)?;
+            self.count_again(at, id)?;
         }
         Ok(Accepted::Done)
     }
@@ -450,7 +455,7 @@ impl Record {
     pub(super) fn enter(&mut self, at: At, id: UpdateId, phase: Phase) -> Result<(), Rejection> {
         let mut update = self.update(id)?.clone();
         if update.phase != phase {
-            update.phase = phase;
+            update.phase = keep_pause(&mut update, phase);
             update.since = at.time;
             let text = format!("{id} is {}", update.phase);
             self.updates.put(id, update);
@@ -467,6 +472,17 @@ impl Record {
         self.enter(at, id, Phase::Ended { outcome })?;
         self.should_have_after(at, &update, outcome);
         Ok(())
+    }
+}
+
+/// The phase to enter. A pause outlasts a veto or a failure that came meanwhile: when that is decided, the update is paused again.
+fn keep_pause(update: &mut Update, phase: Phase) -> Phase {
+    if let (Phase::Paused { by, .. }, Phase::Vetoed | Phase::Held { .. }) = (&update.phase, &phase) {
+        update.paused_by = Some(by.clone());
+    }
+    match phase {
+        Phase::Wave { wave } => update.paused_by.take().map_or(Phase::Wave { wave }, |by| Phase::Paused { wave, by }),
+        phase => phase,
     }
 }
 

@@ -140,7 +140,7 @@ impl Record {
         match phase {
             Phase::Asking | Phase::Vetoed | Phase::Distributing | Phase::Wave { .. } | Phase::Paused { .. } => {
                 // When nobody is left there is nothing to decide on.
-                if nobody_left { self.end(at, id, Outcome::Aborted, Some(why.to_owned())) } else { self.count_ballots(at, id) }
+                if nobody_left { self.end(at, id, Outcome::Aborted, Some(why.to_owned())) } else { self.count_again(at, id) }
             }
             _ => Ok(()),
         }

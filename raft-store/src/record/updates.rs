@@ -74,6 +74,7 @@ impl Record {
             reason: None,
             discrepancies: Vec::new(),
             way_back: WayBack::Meant,
+            paused_by: None,
         };
         let behind = self.in_front_of(&update);
         let queued = !behind.is_empty();
@@ -256,6 +257,7 @@ impl Record {
         let unchanged: Vec<NodeName> =
             update.nodes.iter().filter(|(_, node)| !node.changed).map(|(name, _)| name.clone()).collect();
         leave_out(&mut update, &unchanged, LEFT_OUT_CALLED_OFF);
+        update.paused_by = None;
         update.reason = Some(format!("{why}; what it changed stays, as its data cannot go back"));
         self.updates.put(id, update);
         self.enter(at, id, Phase::Wave { wave })?;

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use tribune_raft_store::command::{MasterCommand, Rejection, UserCommand};
 use tribune_raft_store::model::*;
 
-use crate::fleet::{Fleet, accepts, node, nodes, process, vetoes};
-use crate::stories::{all_accept, all_staged, ended, fleet};
+use crate::fleet::{Fleet, accepts, install, node, nodes, process, vetoes};
+use crate::stories::{all_accept, all_staged, ended, fleet, plan};
 
 /// An update of b, c and then a, which b has been changed over by.
 fn begun() -> (Fleet, UpdateId) {
@@ -169,4 +169,60 @@ fn a_node_that_was_away_and_forced_past_stops_nothing_when_it_is_removed() {
     assert!(matches!(phase, Phase::Wave { .. }), "{phase:?}");
     fleet.order(UserCommand::RemoveNode { node: node("c") }, None).unwrap();
     assert_eq!(*fleet.phase(id), phase);
+}
+
+#[test]
+fn a_regress_that_takes_the_node_of_a_veto_does_not_go_past_another_that_lapsed() {
+    let (mut fleet, request, whole) = fleet();
+    let app = fleet.record.packages().values().next().unwrap().manifest.clone();
+    let id = fleet.submit(request, whole);
+    fleet.vote(id, "a", &[accepts(process("svc", 1))]);
+    for name in ["b", "c"] {
+        fleet.vote(id, name, &[vetoes(process("svc", 1), "wait")]);
+    }
+    fleet.vote(id, "c", &[BallotCast { lapsed: true, ..vetoes(process("svc", 1), "wait") }]);
+    let back = UpdateRequest { kind: UpdateKind::Regress, ..install(&["b"], &[]) };
+    let back = fleet.submit(back, plan(&app, &["b"]));
+    assert_eq!(*fleet.phase(back), Phase::Asking);
+    assert!(!fleet.update(id).nodes.contains_key(&node("b")));
+    assert_eq!(*fleet.phase(id), Phase::Vetoed, "the user who was called decides");
+    fleet.decide(id, Decision::Force { why: "it is gone".into() }, None).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Distributing);
+}
+
+#[test]
+fn an_update_that_was_paused_before_it_was_vetoed_is_paused_again_when_that_is_decided() {
+    let pause = |fleet: &mut Fleet, id| fleet.order(UserCommand::Pause { update: id }, None).map(drop).unwrap();
+    let force = |fleet: &mut Fleet, id| fleet.decide(id, Decision::Force { why: "go on".into() }, None).map(drop).unwrap();
+    let resume = |fleet: &mut Fleet, id| fleet.order(UserCommand::Resume { update: id }, None).map(drop).unwrap();
+    // Before the first changeover.
+    let (mut fleet, request, plan) = fleet();
+    let id = fleet.submit(request, plan);
+    all_accept(&mut fleet, id);
+    all_staged(&mut fleet, id);
+    pause(&mut fleet, id);
+    fleet.vote(id, "c", &[vetoes(process("svc", 1), "wait")]);
+    assert_eq!(*fleet.phase(id), Phase::Vetoed);
+    force(&mut fleet, id);
+    assert_eq!(*fleet.phase(id), Phase::Paused { wave: 0, by: "ada".into() });
+    resume(&mut fleet, id);
+    assert_eq!(*fleet.phase(id), Phase::Wave { wave: 0 });
+    // After it.
+    fleet.become_ready(id, "b");
+    fleet.change_over(id, "b");
+    pause(&mut fleet, id);
+    fleet.vote(id, "c", &[vetoes(process("svc", 2), "wait")]);
+    assert_eq!(*fleet.phase(id), Phase::Held { wave: 1 });
+    let mut other = Fleet::with(fleet.record.clone(), fleet.index);
+    force(&mut fleet, id);
+    assert_eq!(*fleet.phase(id), Phase::Paused { wave: 1, by: "ada".into() });
+    resume(&mut fleet, id);
+    assert_eq!(*fleet.phase(id), Phase::Wave { wave: 1 });
+    fleet.vote(id, "c", &[vetoes(process("svc", 3), "wait")]);
+    force(&mut fleet, id);
+    assert_eq!(*fleet.phase(id), Phase::Wave { wave: 1 }, "nobody paused it since it was resumed");
+    // Whoever asks again finds it paused as well.
+    other.decide(id, Decision::AskAgain, None).unwrap();
+    other.vote(id, "c", &[accepts(process("svc", 2))]);
+    assert_eq!(*other.phase(id), Phase::Paused { wave: 1, by: "ada".into() });
 }

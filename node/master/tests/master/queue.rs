@@ -195,7 +195,17 @@ fn half_done() -> (Fleet, UpdateId) {
 
 #[test]
 fn an_update_whose_data_cannot_go_back_stops_where_it_is_when_it_is_cancelled() {
-    let (mut fleet, update) = half_done();
+    for paused in [false, true] {
+        let (mut fleet, update) = half_done();
+        if paused {
+            fleet.order(UserCommand::Pause { update }, None).unwrap();
+            fleet.vote(update, "a", &[vetoes(process("svc", 1), "not now")]);
+        }
+        stops_where_it_is(&mut fleet, update);
+    }
+}
+
+fn stops_where_it_is(fleet: &mut Fleet, update: UpdateId) {
     fleet.order(UserCommand::Cancel { update }, None).unwrap();
     assert_eq!(*fleet.phase(update), Phase::Verifying);
     fleet.tell(MasterCommand::Verified { update, discrepancies: Vec::new() }).unwrap();
