@@ -9,8 +9,8 @@ use super::Record;
 use super::apply::At;
 use crate::command::{Accepted, Rejection, Response};
 use crate::model::{
-    Attempts, Author, ClassName, LEFT_OUT_APART, LEFT_OUT_AWAY, NodeName, Outcome, PackageId, PackageName, Phase, Plan,
-    RequestId, Step, Targets, Tombstone, TombstoneKey, Update, UpdateKind, UpdateOptions, UpdateRequest, WayBack,
+    Attempts, Author, ClassName, LEFT_OUT_APART, LEFT_OUT_AWAY, NodeName, Outcome, PackageChange, PackageId, PackageName, Phase,
+    Plan, RequestId, Step, Targets, Tombstone, TombstoneKey, Update, UpdateKind, UpdateOptions, UpdateRequest, WayBack,
 };
 
 /// Who begins an update that brings a node to what it should have.
@@ -50,7 +50,10 @@ impl Record {
         let given = done && update.request.kind != UpdateKind::Converge;
         for (name, progress) in &update.nodes {
             match progress.step {
-                Step::Settled | Step::Persisted if given => self.should_have(at, update, name),
+                Step::Settled | Step::Persisted if given => self.was_given(at, update, name),
+                // A user went past it as away: it comes to what the others got when it is there. While others only ran that, it
+                // was free for something else.
+                Step::Away if given && !progress.gone && !update.request.options.ephemeral => self.was_given(at, update, name),
                 Step::Regressed if !update.request.options.ephemeral => self.bury(at, update, name),
                 _ => {}
             }
@@ -69,9 +72,17 @@ impl Record {
     }
 
     /// What a node should have is what it was given.
-    fn should_have(&mut self, at: At, update: &Update, name: &NodeName) {
-        let (Some(mut node), Some(plan)) = (self.nodes.get(name).cloned(), update.plan.as_ref()) else { return };
-        for change in plan.nodes.get(name).into_iter().flat_map(|plan| &plan.changes) {
+    fn was_given(&mut self, at: At, update: &Update, name: &NodeName) {
+        let plan = update.plan.as_ref().and_then(|plan| plan.nodes.get(name));
+        let changes = plan.map_or_else(Vec::new, |plan| plan.changes.clone());
+        self.should_have(at, update, name, &changes);
+        self.exhume(update, name, &changes);
+    }
+
+    /// What a node should have is what these changes come to.
+    fn should_have(&mut self, at: At, update: &Update, name: &NodeName, changes: &[PackageChange]) {
+        let Some(mut node) = self.nodes.get(name).cloned() else { return };
+        for change in changes {
             match change.to {
                 Some(id) => node.should.insert(change.name.clone(), id),
                 None => node.should.remove(&change.name),
@@ -79,8 +90,6 @@ impl Record {
             if let (UpdateKind::Regress, Some(package)) = (update.request.kind, change.from) {
                 let key = TombstoneKey { package, node: name.clone() };
                 self.tombstones.put(key, Tombstone { update: update.id, at: at.time });
-            } else if let Some(package) = change.to {
-                self.tombstones.remove(&TombstoneKey { package, node: name.clone() });
             }
         }
         node.converging = None;
@@ -88,21 +97,31 @@ impl Record {
         self.nodes.put(name.clone(), node);
     }
 
+    /// What somebody wants on a node is not kept from it any more.
+    fn exhume(&mut self, update: &Update, name: &NodeName, changes: &[PackageChange]) {
+        let goes_back = |change: &&PackageChange| update.request.kind == UpdateKind::Regress && change.from.is_some();
+        for package in changes.iter().filter(|change| !goes_back(change)).filter_map(|change| change.to) {
+            self.tombstones.remove(&TombstoneKey { package, node: name.clone() });
+        }
+    }
+
+    /// The same for a node that was not there to get it: it comes to it later, and does not cross a tombstone unless a user said so.
+    fn will_come_to(&mut self, at: At, update: &Update, name: &NodeName, changes: &[PackageChange]) {
+        self.should_have(at, update, name, changes);
+        if update.request.options.again {
+            self.exhume(update, name, changes);
+        }
+    }
+
     /// A node that was left out because it was away or apart should have what the others got: it comes to it when it is there.
     fn absent_should_have(&mut self, at: At, update: &Update) {
         let Some(plan) = update.plan.as_ref().filter(|_| update.request.kind == UpdateKind::Install) else { return };
-        for (name, why) in &plan.left_out {
-            let Some(mut node) =
-                self.nodes.get(name).filter(|_| [LEFT_OUT_AWAY, LEFT_OUT_APART].contains(&why.as_str())).cloned()
-            else {
-                continue;
-            };
+        for name in plan.left_out.keys().filter(|name| was_absent(update, name)) {
+            let Some(node) = self.nodes.get(name) else { continue };
             let targets = &update.request.targets;
             let by_class = node.class.as_ref().and_then(|class| targets.classes.get(class));
-            node.should.extend(self.by_name(targets.nodes.get(name).into_iter().chain(by_class).flatten()));
-            node.converging = None;
-            node.version = at.index;
-            self.nodes.put(name.clone(), node);
+            let changes = self.to_these(targets.nodes.get(name).into_iter().chain(by_class).flatten());
+            self.will_come_to(at, update, name, &changes);
         }
     }
 
@@ -120,47 +139,39 @@ impl Record {
             let Some(mut class) = self.classes.get(name).cloned() else { continue };
             let members: Vec<NodeName> =
                 self.nodes.values().filter(|node| node.class.as_ref() == Some(name)).map(|node| node.name.clone()).collect();
-            if update.request.kind == UpdateKind::Install {
-                let new = self.by_name(packages);
-                for member in members.iter().filter(|member| came_later(update, member)) {
-                    self.follow_class(at, member, &class.should, &new);
-                }
-                class.should.extend(new);
-            } else {
-                for (package, to) in went_back_to(update, &members) {
-                    match to {
-                        Some(id) => class.should.insert(package, id),
-                        None => class.should.remove(&package),
-                    };
-                }
+            let mut changes = match update.request.kind {
+                UpdateKind::Install => self.to_these(packages),
+                UpdateKind::Regress | UpdateKind::Converge => went_back_to(update, &members),
+            };
+            for change in &mut changes {
+                change.from = class.should.get(&change.name).copied();
+                match change.to {
+                    Some(id) => class.should.insert(change.name.clone(), id),
+                    None => class.should.remove(&change.name),
+                };
+            }
+            for member in members.iter().filter(|member| follows_class(update, member)) {
+                self.follow_class(at, update, member, &changes);
             }
             class.version = at.index;
             self.classes.put(name.clone(), class);
         }
     }
 
-    /// A node that should have what its class should have had so far goes on with its class.
-    fn follow_class(
-        &mut self,
-        at: At,
-        name: &NodeName,
-        old: &BTreeMap<PackageName, PackageId>,
-        new: &BTreeMap<PackageName, PackageId>,
-    ) {
-        let Some(mut node) = self.nodes.get(name).cloned() else { return };
-        for (package, id) in new {
-            if node.should.get(package) == old.get(package) {
-                node.should.insert(package.clone(), *id);
-            }
+    /// A node that had no part in an update of its class goes on with the class, where it should have had what the class had.
+    fn follow_class(&mut self, at: At, update: &Update, name: &NodeName, of_class: &[PackageChange]) {
+        let Some(node) = self.nodes.get(name) else { return };
+        let same = |change: &&PackageChange| change.from != change.to && node.should.get(&change.name) == change.from.as_ref();
+        let changes: Vec<PackageChange> = of_class.iter().filter(same).cloned().collect();
+        if !changes.is_empty() {
+            self.will_come_to(at, update, name, &changes);
         }
-        node.converging = None;
-        node.version = at.index;
-        self.nodes.put(name.clone(), node);
     }
 
-    fn by_name<'a>(&self, ids: impl IntoIterator<Item = &'a PackageId>) -> BTreeMap<PackageName, PackageId> {
-        let named = ids.into_iter().filter_map(|id| Some((self.packages.get(id)?.manifest.name.clone(), *id)));
-        named.collect()
+    /// The changes that come to these packages, from whatever there is.
+    fn to_these<'a>(&self, ids: impl IntoIterator<Item = &'a PackageId>) -> Vec<PackageChange> {
+        let known = ids.into_iter().filter_map(|id| Some((self.packages.get(id)?.manifest.name.clone(), *id)));
+        known.map(|(name, id)| PackageChange { name, from: None, to: Some(id) }).collect()
     }
 
     /// Counts the failed attempts of a node to come to what it should have.
@@ -178,14 +189,23 @@ impl Record {
     }
 }
 
-/// Whether a member of a class came to it after the update was planned, or in the place of one that was in it.
-fn came_later(update: &Update, name: &NodeName) -> bool {
-    let left_out = update.plan.as_ref().is_some_and(|plan| plan.left_out.contains_key(name));
-    !left_out && update.nodes.get(name).is_none_or(|progress| progress.gone)
+/// Whether a plan leaves a node out that would have a part in the update if it were there.
+fn was_absent(update: &Update, name: &NodeName) -> bool {
+    let why = update.plan.as_ref().and_then(|plan| plan.left_out.get(name));
+    why.is_some_and(|why| [LEFT_OUT_AWAY, LEFT_OUT_APART].contains(&why.as_str()))
+}
+
+/// Whether a member of a class had no part in an update of it, and nobody wanted that: it came to the class, or in the place of another,
+/// after the plan was made; or it was away.
+fn follows_class(update: &Update, name: &NodeName) -> bool {
+    match update.nodes.get(name) {
+        Some(progress) => progress.gone || (progress.step == Step::Away && update.request.options.ephemeral),
+        None => was_absent(update, name) || update.plan.as_ref().is_some_and(|plan| !plan.left_out.contains_key(name)),
+    }
 }
 
 /// What the members of a class went back to, where they agree.
-fn went_back_to(update: &Update, members: &[NodeName]) -> BTreeMap<PackageName, Option<PackageId>> {
+fn went_back_to(update: &Update, members: &[NodeName]) -> Vec<PackageChange> {
     let mut to: BTreeMap<PackageName, BTreeSet<Option<PackageId>>> = BTreeMap::new();
     for name in members {
         let settled = update.nodes.get(name).is_some_and(|progress| progress.step == Step::Settled);
@@ -194,7 +214,8 @@ fn went_back_to(update: &Update, members: &[NodeName]) -> BTreeMap<PackageName, 
             to.entry(change.name.clone()).or_default().insert(change.to);
         }
     }
-    let agreed =
-        |(name, to): (PackageName, BTreeSet<Option<PackageId>>)| (to.len() == 1).then(|| to.first().map(|to| (name, *to)))?;
+    let agreed = |(name, to): (PackageName, BTreeSet<Option<PackageId>>)| {
+        (to.len() == 1).then(|| to.first().map(|to| PackageChange { name, from: None, to: *to }))?
+    };
     to.into_iter().filter_map(agreed).collect()
 }

@@ -353,3 +353,56 @@ fn what_a_class_came_to_while_a_node_was_on_its_way_is_what_the_node_should_have
     carry_out(&mut fleet, id, &["c"]);
     assert!(fleet.node("c").has_what_it_should());
 }
+
+/// An update of the class that leaves out `b`, which is away, is carried out.
+fn carried_out_without_b(fleet: &mut Fleet, mut request: UpdateRequest) {
+    let mut liveness = all_there(fleet);
+    liveness.gone(&node("b"), MasterClock(0));
+    request.options.skip_away = true;
+    let plan = tribune_master::plan(&fleet.record, &request, &liveness, Some(&node("a")));
+    let id = fleet.submit(request, plan);
+    carry_out(fleet, id, &["a"]);
+    assert_eq!(*fleet.phase(id), Phase::Ended { outcome: Outcome::CompletedInPart });
+}
+
+#[test]
+fn a_node_that_was_away_while_its_class_went_back_goes_back_when_it_is_there() {
+    let (mut fleet, one, two) = edge();
+    let plan = planned(&fleet, &to_class(two));
+    let id = fleet.submit(to_class(two), plan);
+    carry_out(&mut fleet, id, &["a", "b"]);
+    carried_out_without_b(&mut fleet, UpdateRequest { kind: UpdateKind::Regress, ..to_class(two) });
+    let buried = TombstoneKey { package: two, node: node("b") };
+    assert!(fleet.record.tombstones().contains(&buried));
+    let id = begin_with_all(&mut fleet);
+    carry_out(&mut fleet, id, &["b"]);
+    assert_eq!(fleet.node("b").current.packages.values().collect::<Vec<_>>(), [&one]);
+    assert!(fleet.record.tombstones().contains(&buried));
+
+    // What was regressed comes again, by a user's wish, for the one that is away as for the others.
+    let mut again = to_class(two);
+    again.options.again = true;
+    carried_out_without_b(&mut fleet, again);
+    assert!(!fleet.record.tombstones().contains(&buried));
+    let id = begin_with_all(&mut fleet);
+    carry_out(&mut fleet, id, &["b"]);
+    assert_eq!(fleet.node("b").current.packages.values().collect::<Vec<_>>(), [&two]);
+}
+
+#[test]
+fn a_node_that_a_user_went_past_as_away_comes_to_what_the_others_got_when_it_is_back() {
+    let (mut fleet, _, two) = edge();
+    let plan = planned(&fleet, &to_class(two));
+    let id = fleet.submit(to_class(two), plan);
+    fleet.vote(id, "a", &[]);
+    fleet.tell(MasterCommand::Away { update: id, node: node("b") }).unwrap();
+    fleet.decide(id, Decision::Force { why: "it is off for the week".into() }, None).unwrap();
+    fleet.report(id, "a", NodeReport::Staged).unwrap();
+    fleet.become_ready(id, "a");
+    fleet.change_over(id, "a");
+    fleet.tell(MasterCommand::Verified { update: id, discrepancies: Vec::new() }).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Ended { outcome: Outcome::CompletedInPart });
+    let id = begin_with_all(&mut fleet);
+    carry_out(&mut fleet, id, &["b"]);
+    assert_eq!(fleet.node("b").current.packages.values().collect::<Vec<_>>(), [&two]);
+}
