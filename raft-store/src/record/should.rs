@@ -48,12 +48,13 @@ impl Record {
         let done = matches!(outcome, Outcome::Completed | Outcome::CompletedInPart | Outcome::CompletedWithDiscrepancies);
         // What a node should have is why it converges, and may have changed since it began to.
         let given = done && update.request.kind != UpdateKind::Converge;
-        for (name, progress) in &update.nodes {
+        // Whoever came in the place of one that is there no more has had nothing of the update.
+        for (name, progress) in update.nodes.iter().filter(|(_, progress)| !progress.gone) {
             match progress.step {
                 Step::Settled | Step::Persisted if given => self.was_given(at, update, name),
                 // A user went past it as away: it comes to what the others got when it is there. While others only ran that, it
                 // was free for something else.
-                Step::Away if given && !progress.gone && !update.request.options.ephemeral => self.was_given(at, update, name),
+                Step::Away if given && !update.request.options.ephemeral => self.was_given(at, update, name),
                 Step::Regressed if !update.request.options.ephemeral => self.bury(at, update, name),
                 _ => {}
             }

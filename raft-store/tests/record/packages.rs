@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
-use tribune_raft_store::command::{Rejection, Response, UserCommand};
+use tribune_raft_store::command::{MasterCommand, Rejection, Response, UserCommand};
 use tribune_raft_store::model::*;
 use tribune_raft_store::record::Record;
 
@@ -44,7 +44,7 @@ fn what_a_node_has_can_go_back_to_or_should_have_and_what_an_update_changes_stay
         fleet.report(id, "a", NodeReport::Staged).unwrap();
         fleet.become_ready(id, "a");
         fleet.change_over(id, "a");
-        fleet.tell(tribune_raft_store::command::MasterCommand::Verified { update: id, discrepancies: Vec::new() }).unwrap();
+        fleet.tell(MasterCommand::Verified { update: id, discrepancies: Vec::new() }).unwrap();
     };
     run(&mut fleet, change(None, &old), first);
     assert_eq!(needed(&mut fleet, first), ["node a has it"]);
@@ -90,16 +90,27 @@ fn what_many_need_is_named_by_some_of_them() {
     for name in &names {
         let current = Generation { number: 1, packages: BTreeMap::from([(app.name.clone(), id)]), ..Generation::default() };
         let facts = crate::fleet::facts();
-        let state = tribune_raft_store::command::MasterCommand::NodeState {
-            node: node(name),
-            facts,
-            current,
-            ephemeral: None,
-            kept: BTreeMap::new(),
-            apart: None,
-        };
+        let state =
+            MasterCommand::NodeState { node: node(name), facts, current, ephemeral: None, kept: BTreeMap::new(), apart: None };
         fleet.tell(state).unwrap();
     }
     let needed = needed(&mut fleet, id);
     assert_eq!((needed.len(), needed.last().map(String::as_str)), (11, Some("and 5 more")));
+}
+
+#[test]
+fn what_was_regressed_and_left_the_store_is_buried_nowhere_any_more() {
+    let mut fleet = Fleet::new(&["a", "b"]);
+    let app = version("1.0.0");
+    let first = fleet.publish(&app);
+    let id = fleet.submit(install(&["a"], &[first]), change(None, &app));
+    fleet.vote(id, "a", &[accepts(process("svc", 1))]);
+    fleet.report(id, "a", NodeReport::Staged).unwrap();
+    fleet.become_ready(id, "a");
+    fleet.tell(MasterCommand::Go { update: id, nodes: [node("a")].into() }).unwrap();
+    let why = Some("it crashed".to_owned());
+    fleet.report(id, "a", NodeReport::Regressed { current: Generation::default(), why }).unwrap();
+    assert_eq!(fleet.record.tombstones().len(), 1);
+    remove(&mut fleet, first).unwrap();
+    assert!(fleet.record.tombstones().is_empty());
 }

@@ -346,3 +346,23 @@ fn installed(fleet: &mut Fleet, request: UpdateRequest, plan: Plan) {
     fleet.tell(MasterCommand::Verified { update: id, discrepancies: Vec::new() }).unwrap();
     assert_eq!(*fleet.phase(id), ended(Outcome::Completed));
 }
+
+#[test]
+fn what_went_back_on_a_node_is_not_kept_from_the_one_that_came_in_its_place() {
+    let (mut fleet, request, plan) = fleet();
+    let id = fleet.submit(request, plan);
+    all_accept(&mut fleet, id);
+    all_staged(&mut fleet, id);
+    for name in ["b", "c"] {
+        fleet.become_ready(id, name);
+        fleet.change_over(id, name);
+    }
+    fleet.order(UserCommand::Cancel { update: id }, None).unwrap();
+    let back = || NodeReport::Regressed { current: Generation::default(), why: None };
+    fleet.report(id, "b", back()).unwrap();
+    remove(&mut fleet, "b").unwrap();
+    come(&mut fleet, "b", "b2", JoinAs::Replacement, Some("b")).unwrap();
+    fleet.report(id, "c", back()).unwrap();
+    assert_eq!(*fleet.phase(id), ended(Outcome::Regressed));
+    assert_eq!(fleet.record.tombstones().iter().map(|(key, _)| key.node.clone()).collect::<Vec<_>>(), [node("c")]);
+}
