@@ -45,7 +45,7 @@ fn directive(record: &Record, node: &NodeName, id: UpdateId) -> Option<Directive
         revision: update.plan.as_ref().map_or(0, |plan| plan.revision),
         round: progress.round,
         kind: update.request.kind,
-        want: want(update, node, progress),
+        want: want(record, update, node, progress),
         plan,
         manifests,
         max_defer: update.request.options.max_defer,
@@ -82,7 +82,7 @@ fn manifests(record: &Record, plan: &NodePlan) -> Vec<String> {
 }
 
 /// What a node should have come to, by where the update is and how far the node.
-fn want(update: &Update, name: &NodeName, node: &NodeProgress) -> Want {
+fn want(record: &Record, update: &Update, name: &NodeName, node: &NodeProgress) -> Want {
     match &update.phase {
         Phase::Queued { .. } | Phase::Planned => Want::Hold,
         Phase::Asking | Phase::Vetoed if node.step < Step::Voted => Want::Voted,
@@ -91,16 +91,15 @@ fn want(update: &Update, name: &NodeName, node: &NodeProgress) -> Want {
         Phase::Distributing if node.step < Step::Staged => Want::Staged,
         Phase::Distributing => Want::Hold,
         Phase::Paused { .. } if node.step < Step::Go => Want::Hold,
-        Phase::Wave { wave } | Phase::Paused { wave, .. } => in_wave(update, *wave, name, node),
+        Phase::Wave { wave } | Phase::Paused { wave, .. } => in_wave(record, update, *wave, name, node),
         Phase::Ended { outcome } => Want::Ended { outcome: *outcome, reason: update.reason.clone() },
         // Others go on; this node is free for what comes next.
         _ if update.over_for(name) => {
             let outcome = if node.changed { Outcome::Regressed } else { Outcome::Aborted };
             Want::Ended { outcome, reason: node.failure.clone().or_else(|| update.reason.clone()) }
         }
-        // It was taken for lost after its go, and the others went on: when it is back, it goes back.
         Phase::Verifying | Phase::Unpersisted | Phase::Persisting if node.step == Step::Failed && node.changed => {
-            regress(update, node)
+            back_from_lost(record, update, name, node)
         }
         Phase::Held { .. } | Phase::Verifying | Phase::Unpersisted => has_begun(node),
         Phase::Persisting if node.step == Step::Settled => Want::Persisted,
@@ -118,19 +117,26 @@ fn has_begun(node: &NodeProgress) -> Want {
     }
 }
 
-fn in_wave(update: &Update, wave: u32, name: &NodeName, node: &NodeProgress) -> Want {
+fn in_wave(record: &Record, update: &Update, wave: u32, name: &NodeName, node: &NodeProgress) -> Want {
     let waves = update.plan.iter().flat_map(|plan| &plan.waves);
     let has_come = waves.take(wave as usize + 1).any(|nodes| nodes.contains(name));
     match node.step {
         Step::Go | Step::Started | Step::Settled | Step::Persisted => Want::Settled,
-        // It was taken for lost after its go, and the others went on: when it is back, it goes back.
-        Step::Failed if node.changed && update.request.options.on_failure == OnFailure::RegressNode => regress(update, node),
+        Step::Failed if node.changed && update.request.options.on_failure == OnFailure::RegressNode => {
+            back_from_lost(record, update, name, node)
+        }
         Step::Regressed | Step::Failed | Step::Away => Want::Hold,
         _ if !has_come => Want::Hold,
         Step::Planned | Step::Asked => Want::Voted,
         Step::Voted => Want::Staged,
         Step::Staged | Step::Pending | Step::Ready => Want::Ready,
     }
+}
+
+/// A node that was taken for lost after its go, and without which the others went on: when it is back, it goes back. Where
+/// its data cannot, it stays as it is.
+fn back_from_lost(record: &Record, update: &Update, name: &NodeName, node: &NodeProgress) -> Want {
+    if record.cannot_go_back_on(update, name) { Want::Hold } else { regress(update, node) }
 }
 
 fn regress(update: &Update, node: &NodeProgress) -> Want {

@@ -9,8 +9,8 @@ use super::Record;
 use super::apply::{About, At};
 use crate::command::{Accepted, Rejection, Response};
 use crate::model::{
-    Answer, BallotCast, Discrepancy, EventKind, Generation, LEFT_OUT_PARTLY, NodeName, NodeProgress, NodeReport, OnFailure,
-    Outcome, Phase, ProcessRef, Step, Update, UpdateId, UpdateKind,
+    Answer, BallotCast, Discrepancy, EventKind, Generation, LEFT_OUT_PARTLY, NodeName, NodePlan, NodeProgress, NodeReport,
+    OnFailure, Outcome, Phase, ProcessRef, Regress, Step, Update, UpdateId, UpdateKind,
 };
 
 /// The most processes of a node that are asked.
@@ -239,7 +239,14 @@ impl Record {
             self.installed(at, name, current)?;
             return self.when_all_persisted(at, id);
         }
-        self.step(at, id, name, &[Step::Go, Step::Started], Step::Settled)?;
+        // One that was taken for lost, and cannot go back, is where it should be.
+        let late = self.cannot_go_back_on(update, name) && update.nodes.get(name).is_some_and(|progress| progress.changed);
+        let from: &[Step] = if late { &[Step::Go, Step::Started, Step::Failed] } else { &[Step::Go, Step::Started] };
+        self.step(at, id, name, from, Step::Settled)?;
+        self.change_progress(id, name, |progress| {
+            progress.failure = None;
+            Ok(())
+        })?;
         self.installed(at, name, current)?;
         self.when_wave_done(at, id)
     }
@@ -309,8 +316,12 @@ impl Record {
         if over {
             return Err(Rejection::Outdated);
         }
-        let why = format!("node {name} has been away for too long");
-        let (changed, mut update) = (progress.changed, update.clone());
+        let changed = progress.changed;
+        let mut why = format!("node {name} has been away for too long");
+        if changed && self.cannot_go_back_on(update, name) {
+            why.push_str("; what it changed there stays, as its data cannot go back");
+        }
+        let mut update = update.clone();
         let progress = update.nodes.get_mut(name).ok_or(Rejection::Outdated)?;
         if changed {
             progress.step = Step::Failed;
@@ -344,7 +355,8 @@ impl Record {
             Phase::Unpersisted => self.when_nothing_runs(at, id, why),
             Phase::Persisting => self.when_all_persisted(at, id),
             Phase::Verifying if update.nodes.values().any(|node| node.step == Step::Persisted) => Ok(()),
-            Phase::Verifying if changed && on_failure == OnFailure::RegressNode => Ok(()),
+            // Each has changed over or failed, so there is nothing to go on with or to hold.
+            Phase::Verifying if changed && on_failure != OnFailure::RegressAll => Ok(()),
             _ if !changed => self.end(at, id, Outcome::Aborted, Some(why.to_owned())),
             Phase::Wave { .. } | Phase::Paused { .. } if on_failure == OnFailure::RegressNode => self.when_wave_done(at, id),
             Phase::Wave { wave } | Phase::Paused { wave, .. } if on_failure == OnFailure::Hold => {
@@ -360,12 +372,19 @@ impl Record {
 
     /// Whether a package of the update says that its data cannot go back.
     pub(super) fn cannot_go_back(&self, update: &Update) -> bool {
-        let Some(plan) = &update.plan else { return false };
-        let mut changes = plan.nodes.values().flat_map(|node| &node.changes);
-        changes.any(|change| {
-            let package = change.to.as_ref().and_then(|id| self.packages.get(id));
-            package.is_some_and(|package| package.manifest.regress == crate::model::Regress::No)
-        })
+        update.plan.iter().flat_map(|plan| plan.nodes.values()).any(|plan| self.brings_what_stays(plan))
+    }
+
+    /// Whether what an update installs on a node cannot be taken back there, as its data cannot go back. What is not
+    /// installed goes with the next restart in any case.
+    pub fn cannot_go_back_on(&self, update: &Update, node: &NodeName) -> bool {
+        let plan = update.plan.as_ref().and_then(|plan| plan.nodes.get(node));
+        !update.request.options.ephemeral && plan.is_some_and(|plan| self.brings_what_stays(plan))
+    }
+
+    fn brings_what_stays(&self, plan: &NodePlan) -> bool {
+        let mut packages = plan.changes.iter().filter_map(|change| self.packages.get(change.to.as_ref()?));
+        packages.any(|package| package.manifest.regress == Regress::No)
     }
 
     /// Everything that was changed goes back.

@@ -1,7 +1,10 @@
 //! Which update goes before which.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
-use tribune_master::{MasterClock, due};
+use tribune_master::{MasterClock, directives, due};
+use tribune_messages::node::Want;
 use tribune_raft_store::command::{MasterCommand, UserCommand};
 use tribune_raft_store::model::*;
 
@@ -176,12 +179,14 @@ fn a_regress_that_takes_the_last_node_ends_the_update() {
     assert_eq!(behind(&fleet, next), [back]);
 }
 
-/// An update to a package whose data cannot go back, of which the first of two nodes has changed over.
-fn half_done() -> (Fleet, UpdateId) {
+/// An update of two nodes to a package whose data cannot go back, of which the first is ready.
+fn ready_for_good(on_failure: OnFailure) -> (Fleet, UpdateId) {
     let mut fleet = Fleet::new(&["a", "b"]);
     let manifest = crate::fleet::manifest("app", "1.0.0", json!({ "regress": "no" }), &[module(json!({}))]);
     let app = fleet.publish(&manifest);
-    let update = submit(&mut fleet, install(&["a", "b"], &[app]));
+    let mut request = install(&["a", "b"], &[app]);
+    request.options.on_failure = on_failure;
+    let update = submit(&mut fleet, request);
     for name in ["a", "b"] {
         fleet.vote(update, name, &[]);
     }
@@ -189,8 +194,61 @@ fn half_done() -> (Fleet, UpdateId) {
         fleet.report(update, name, NodeReport::Staged).unwrap();
     }
     fleet.become_ready(update, "b");
+    (fleet, update)
+}
+
+/// The same, with the first of the two changed over.
+fn half_done() -> (Fleet, UpdateId) {
+    let (mut fleet, update) = ready_for_good(OnFailure::RegressAll);
     fleet.change_over(update, "b");
     (fleet, update)
+}
+
+/// The same, with the first of the two lost after its go, and a user who goes on without it.
+fn half_lost() -> (Fleet, UpdateId) {
+    let (mut fleet, update) = ready_for_good(OnFailure::RegressNode);
+    fleet.tell(MasterCommand::Go { update, nodes: [node("b")].into() }).unwrap();
+    fleet.tell(MasterCommand::Away { update, node: node("b") }).unwrap();
+    assert_eq!(*fleet.phase(update), Phase::Held { wave: 0 }, "a user decides, as it cannot go back");
+    let about = format!("{:?}", fleet.record.waiting(fleet.update(update)).unwrap().waiting_for);
+    assert!(about.contains("node b has been away for too long; what it changed there stays"), "{about}");
+    fleet.decide(update, Decision::Force { why: "go on without it".into() }, None).unwrap();
+    assert_eq!(*fleet.phase(update), Phase::Wave { wave: 1 });
+    (fleet, update)
+}
+
+fn wanted(fleet: &Fleet, name: &str) -> Vec<Want> {
+    directives(&fleet.record, &node(name), &BTreeSet::new()).into_iter().map(|directive| directive.want).collect()
+}
+
+#[test]
+fn a_lost_node_whose_data_cannot_go_back_stays_as_it_is() {
+    let (mut fleet, update) = half_lost();
+    assert_eq!(wanted(&fleet, "b"), [Want::Hold]);
+    fleet.become_ready(update, "a");
+    fleet.change_over(update, "a");
+    assert_eq!((fleet.phase(update), wanted(&fleet, "b")), (&Phase::Verifying, vec![Want::Hold]));
+    let took_the_old_back = NodeReport::Regressed { current: Generation::default(), why: Some("it was late".into()) };
+    let mut other = Fleet::with(fleet.record.clone(), fleet.index);
+    other.report(update, "b", took_the_old_back).unwrap();
+    assert_eq!(*other.phase(update), Phase::Verifying, "its own failure takes nothing back elsewhere");
+    fleet.tell(MasterCommand::Verified { update, discrepancies: Vec::new() }).unwrap();
+    assert_eq!(*fleet.phase(update), Phase::Ended { outcome: Outcome::CompletedInPart });
+    let why = fleet.update(update).nodes[&node("b")].failure.clone().unwrap();
+    assert!(why.ends_with("as its data cannot go back"), "{why}");
+}
+
+#[test]
+fn a_lost_node_whose_data_cannot_go_back_counts_as_settled_when_it_comes_back_so() {
+    let (mut fleet, update) = half_lost();
+    let current = fleet.generation("b", &fleet.update(update).plan.clone().unwrap().nodes[&node("b")]);
+    fleet.report(update, "b", NodeReport::Settled { current }).unwrap();
+    assert_eq!(fleet.update(update).nodes[&node("b")].failure, None);
+    fleet.become_ready(update, "a");
+    fleet.change_over(update, "a");
+    fleet.tell(MasterCommand::Verified { update, discrepancies: Vec::new() }).unwrap();
+    assert_eq!(*fleet.phase(update), Phase::Ended { outcome: Outcome::Completed });
+    assert!(fleet.node("b").has_what_it_should());
 }
 
 #[test]
