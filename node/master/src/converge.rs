@@ -13,10 +13,11 @@ use tribune_raft_store::record::Record;
 
 use crate::liveness::{Liveness, MasterClock};
 use crate::plan::plan;
+use crate::should::has_what_it_should;
 
 /// The nodes that may begin to come to what they should have now. Of a class one at a time, so that it goes on working.
 pub(crate) fn converge(record: &Record, liveness: &Liveness, now: MasterClock, master: Option<&NodeName>) -> Vec<MasterCommand> {
-    let strayed: Vec<&Node> = record.nodes().values().filter(|node| may_begin(liveness, node, now)).collect();
+    let strayed: Vec<&Node> = record.nodes().values().filter(|node| may_begin(record, liveness, node, now)).collect();
     if strayed.is_empty() {
         return Vec::new();
     }
@@ -40,12 +41,12 @@ pub(crate) fn converge(record: &Record, liveness: &Liveness, now: MasterClock, m
 /// When a node may try again that could not come to what it should have.
 pub(crate) fn next_attempts(record: &Record, liveness: &Liveness) -> Vec<MasterClock> {
     let waits = |node: &Node| Some(liveness.converging.get(&node.name)?.began.after(node.converging.as_ref()?.pause()));
-    record.nodes().values().filter(|node| strays(node)).filter_map(waits).collect()
+    record.nodes().values().filter(|node| strays(record, node)).filter_map(waits).collect()
 }
 
 /// Why a node that is not what it should be does not come to it, one sentence each; none if it is, or will.
 pub fn stays_because(record: &Record, node: &Node, liveness: &Liveness, master: Option<&NodeName>) -> Vec<String> {
-    if node.has_what_it_should() {
+    if has_what_it_should(record, node) {
         return Vec::new();
     }
     let blockers = plan_for(record, node, liveness, master).blockers;
@@ -53,17 +54,17 @@ pub fn stays_because(record: &Record, node: &Node, liveness: &Liveness, master: 
     blockers.map(|blocker| blocker.to_string()).collect()
 }
 
-fn may_begin(liveness: &Liveness, node: &Node, now: MasterClock) -> bool {
+fn may_begin(record: &Record, liveness: &Liveness, node: &Node, now: MasterClock) -> bool {
     let rests = node.converging.as_ref().is_some_and(|attempts| {
         let began = liveness.converging.get(&node.name).map(|clock| clock.began);
         began.is_none_or(|began| now.since(began) < attempts.pause())
     });
-    strays(node) && liveness.is_connected(&node.name) && !rests
+    !rests && liveness.is_connected(&node.name) && strays(record, node)
 }
 
 /// Whether a node is not what it should be, and free to come to it.
-fn strays(node: &Node) -> bool {
-    !node.has_what_it_should() && !node.is_apart() && node.leaving.is_none() && node.ephemeral.is_none()
+fn strays(record: &Record, node: &Node) -> bool {
+    !node.is_apart() && node.leaving.is_none() && node.ephemeral.is_none() && !has_what_it_should(record, node)
 }
 
 /// The classes of which a node is coming to what it should have.

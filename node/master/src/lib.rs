@@ -6,6 +6,7 @@
 //! - [`plan()`] says what a request would change and what stands in its way; [`plan_again`] does so for an update.
 //! - [`directives()`] says what a node should have come to in each of its updates.
 //! - [`due()`] says what the master should now propose, [`next_wake`] when to ask again.
+//! - [`should_have`] says which versions a node should have.
 //! - [`discrepancies`] says which needs what is really installed does not meet.
 //! - [`membership()`] says the next change to who votes.
 //! - [`store_blobs`] says what every package store must hold.
@@ -18,6 +19,7 @@ pub mod liveness;
 pub mod membership;
 mod needs;
 pub mod plan;
+mod should;
 mod verify;
 
 pub use converge::stays_because;
@@ -26,6 +28,7 @@ pub use due::{away_after, command_would_move, due, missing, next_wake, would_mov
 pub use liveness::{Liveness, MasterClock};
 pub use membership::{Learner, MembershipStep, RaftState, membership};
 pub use plan::{plan, plan_again};
+pub use should::{has_what_it_should, should_have};
 pub use verify::{discrepancies, verdict};
 
 use std::collections::BTreeMap;

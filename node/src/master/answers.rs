@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tribune_master::{Liveness, discrepancies, stays_because, verdict};
+use tribune_master::{Liveness, discrepancies, has_what_it_should, should_have, stays_because, verdict};
 use tribune_messages::api::{ClassInfo, NodeInfo, PackageInfo, UpdateInfo, UpdateSummary};
 use tribune_raft_store::model::{
     Discrepancy, Event, NeedKey, Node, NodeName, PackageChange, PackageId, PackageName, Principal, PublicKey, Span, Timestamp,
@@ -17,7 +17,7 @@ pub(super) fn nodes(record: &Record, liveness: &Liveness, master: &NodeName) -> 
         master: node.name == *master,
         packages: versions(record, &node.current.packages),
         runs: versions(record, node.packages()),
-        should: versions(record, &node.should),
+        should: versions(record, &should_have(record, node)),
         drift: drift(record, node, liveness, master),
         node: node.clone(),
     };
@@ -26,11 +26,12 @@ pub(super) fn nodes(record: &Record, liveness: &Liveness, master: &NodeName) -> 
 
 /// Why a node is not what it should be and does not become it now, one sentence each.
 fn drift(record: &Record, node: &Node, liveness: &Liveness, master: &NodeName) -> Vec<String> {
-    if !liveness.is_connected(&node.name) && !node.has_what_it_should() {
+    let strays = !has_what_it_should(record, node);
+    if strays && !liveness.is_connected(&node.name) {
         return vec!["it is away: it comes to what it should have when it is back".to_owned()];
     }
     let mut why = stays_because(record, node, liveness, Some(master));
-    if let Some(attempts) = node.converging.as_ref().filter(|_| !node.has_what_it_should() && !node.is_apart()) {
+    if let Some(attempts) = node.converging.as_ref().filter(|_| strays && !node.is_apart()) {
         let (count, pause) = (attempts.count, attempts.pause());
         why.push(format!("attempt {count} to come to it ended: {}; the next is {pause} later", attempts.why));
     }

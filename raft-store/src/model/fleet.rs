@@ -282,7 +282,7 @@ impl Node {
         self.apart.as_ref().is_some_and(|apart| !apart.released)
     }
 
-    /// Whether what is installed is what it should have.
+    /// Whether what is installed is exactly what the record says it should have, whatever of that suits it.
     pub fn has_what_it_should(&self) -> bool {
         self.current.packages == self.should
     }

@@ -6,6 +6,7 @@ use tribune_raft_store::model::{Blocker, Manifest, Node, NodePlan, PackageChange
 
 use super::Planner;
 use super::change::{ByPackage, Fate, changes, flat};
+use crate::should::should_have;
 
 impl Planner<'_> {
     /// What changes on a node that is to have exactly what the record says it should have, or every reason why it cannot.
@@ -13,12 +14,11 @@ impl Planner<'_> {
         let before = self.has(node);
         let (mut to, mut after) = (BTreeMap::<PackageName, PackageId>::new(), ByPackage::new());
         let mut blockers = Vec::new();
-        for (name, id) in &node.should {
-            match self.comes_to(node, name, *id, &before) {
-                Ok(modules) if modules.is_empty() => {}
+        for (name, id) in should_have(self.record, node) {
+            match self.comes_to(node, &name, id, &before) {
                 Ok(modules) => {
-                    to.insert(name.clone(), *id);
-                    after.insert(name.clone(), modules);
+                    after.extend(modules.map(|modules| (name.clone(), modules)));
+                    to.insert(name, id);
                 }
                 Err(why) => blockers.extend(why),
             }
@@ -37,27 +37,24 @@ impl Planner<'_> {
         Ok(Fate::Changes(NodePlan { changes, modules: flat(after), local: false }))
     }
 
-    /// The modules of a package that a node should have. A package that is there in this version stays as it is: which
-    /// modules of it suit the node is only looked at anew when a user asks for an update.
+    /// The modules of a package that a node should have, if it has any. A package that is there in this version stays as it is:
+    /// which modules of it suit the node is only looked at anew when a user asks for an update.
     fn comes_to(
         &self,
         node: &Node,
         name: &PackageName,
         id: PackageId,
         before: &ByPackage,
-    ) -> Result<BTreeMap<String, PlannedModule>, Vec<Blocker>> {
+    ) -> Result<Option<BTreeMap<String, PlannedModule>>, Vec<Blocker>> {
         if node.current.packages.get(name) == Some(&id) {
-            return Ok(before.get(name).cloned().unwrap_or_default());
+            return Ok(before.get(name).cloned());
         }
         let package = self.record.packages().get(&id).ok_or_else(|| vec![Blocker::UnknownPackage { package: id }])?;
         let modules = self.modules_for(node, id, &package.manifest)?;
-        if modules.is_empty() {
-            return Ok(modules);
-        }
         let tombstone = self.tombstone(node, id);
         let upgrade = self.upgrade_from(node, &package.manifest).filter(|_| self.is_newer(node, &package.manifest));
         let blockers: Vec<_> = tombstone.into_iter().chain(upgrade).collect();
-        if blockers.is_empty() { Ok(modules) } else { Err(blockers) }
+        if blockers.is_empty() { Ok(Some(modules)) } else { Err(blockers) }
     }
 
     /// A package whose data cannot go back only ever comes to a newer version.

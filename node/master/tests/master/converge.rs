@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::json;
-use tribune_master::{Liveness, MasterClock, directives, due, next_wake, stays_because};
+use tribune_master::{Liveness, MasterClock, directives, due, has_what_it_should, next_wake, should_have, stays_because};
 use tribune_raft_store::command::{Accepted, JoinAs, MasterCommand, Rejection, UserCommand};
 use tribune_raft_store::model::*;
 
@@ -405,4 +405,62 @@ fn a_node_that_a_user_went_past_as_away_comes_to_what_the_others_got_when_it_is_
     let id = begin_with_all(&mut fleet);
     carry_out(&mut fleet, id, &["b"]);
     assert_eq!(fleet.node("b").current.packages.values().collect::<Vec<_>>(), [&two]);
+}
+
+/// Class `edge`, and a version 3.0.0 of its `app` that is only for nodes with the role `core`: of its nodes that is `a`.
+fn edge_and_core() -> (Fleet, PackageId, PackageId) {
+    let (mut fleet, one, _) = edge();
+    let set = [("role".parse().unwrap(), Desired { value: "core".into(), required: false })].into();
+    fleet.order(UserCommand::LabelNode { node: node("a"), set, unset: BTreeSet::new() }, None).unwrap();
+    let module = json!({ "name": "main", "run": ["main"], "characteristics": { "role": "core" } });
+    let three = publish(&mut fleet, "app", "3.0.0", &[module]);
+    (fleet, one, three)
+}
+
+#[test]
+fn a_node_that_was_away_keeps_a_package_whose_new_version_has_nothing_for_it_as_those_do_that_were_there() {
+    let (mut fleet, one, three) = edge_and_core();
+    let mut liveness = all_there(&fleet);
+    liveness.gone(&node("b"), MasterClock(0));
+    let mut request = to_class(three);
+    request.options.skip_away = true;
+    let plan = tribune_master::plan(&fleet.record, &request, &liveness, Some(&node("a")));
+    let id = fleet.submit(request, plan);
+    carry_out(&mut fleet, id, &["a"]);
+    let back = all_there(&fleet);
+    assert_eq!(strayed(&fleet, &back, MasterClock(0)), []);
+    assert_eq!(stays_because(&fleet.record, fleet.node("b"), &back, None), Vec::<String>::new());
+    assert!(has_what_it_should(&fleet.record, fleet.node("b")));
+    assert_eq!(should_have(&fleet.record, fleet.node("b")).values().collect::<Vec<_>>(), [&one]);
+    // Something else that it should have does not take it away either.
+    let other = publish(&mut fleet, "other", "1.0.0", &[json!({ "name": "main" })]);
+    let mut request = to_class(other);
+    request.options.skip_away = true;
+    let plan = tribune_master::plan(&fleet.record, &request, &liveness, Some(&node("a")));
+    let id = fleet.submit(request, plan);
+    carry_out(&mut fleet, id, &["a"]);
+    let id = begin(&mut fleet, &back);
+    carry_out(&mut fleet, id, &["b"]);
+    assert_eq!(fleet.node("b").current.packages.values().collect::<BTreeSet<_>>(), [&one, &other].into());
+    assert_eq!(fleet.node("b").current.modules.len(), 2);
+    assert_eq!(strayed(&fleet, &back, MasterClock(0)), []);
+}
+
+#[test]
+fn a_node_that_joins_a_class_whose_package_has_nothing_for_it_is_as_it_should_be() {
+    let (mut fleet, _, three) = edge_and_core();
+    let plan = planned(&fleet, &to_class(three));
+    let id = fleet.submit(to_class(three), plan);
+    carry_out(&mut fleet, id, &["a"]);
+    class(&mut fleet, "edge", &["c"]);
+    assert_eq!(strayed(&fleet, &all_there(&fleet), MasterClock(0)), []);
+    assert!(has_what_it_should(&fleet.record, fleet.node("c")));
+    // A user who wants it to be another comes to have what that kind of node has.
+    let set = [("role".parse().unwrap(), Desired { value: "core".into(), required: false })].into();
+    fleet.order(UserCommand::LabelNode { node: node("c"), set, unset: BTreeSet::new() }, None).unwrap();
+    assert!(!has_what_it_should(&fleet.record, fleet.node("c")));
+    let liveness = all_there(&fleet);
+    let id = begin(&mut fleet, &liveness);
+    carry_out(&mut fleet, id, &["c"]);
+    assert_eq!(fleet.node("c").current.packages.values().collect::<Vec<_>>(), [&three]);
 }
