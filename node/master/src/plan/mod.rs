@@ -78,12 +78,8 @@ impl<'a> Planner<'a> {
         let mut whole = self.plan.blockers.is_empty();
         for (name, packages) in &wanted {
             let Some(node) = self.record.nodes().get(name) else { continue };
-            if was_taken(update, name) {
-                self.plan.left_out.insert(name.clone(), LEFT_OUT_BY_REGRESS.to_owned());
-                continue;
-            }
-            if only.is_some_and(|only| !only.contains(name)) {
-                self.plan.left_out.insert(name.clone(), LEFT_OUT_BY_DECISION.to_owned());
+            if let Some(why) = stays_out(update, only, name) {
+                self.plan.left_out.insert(name.clone(), why);
                 continue;
             }
             self.read_node(node);
@@ -227,10 +223,15 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// Whether a regress took a node out of an update: it does not come back into it.
-fn was_taken(update: Option<&Update>, name: &NodeName) -> bool {
-    let plan = update.and_then(|update| update.plan.as_ref());
-    plan.and_then(|plan| plan.left_out.get(name)).is_some_and(|why| why == LEFT_OUT_BY_REGRESS)
+/// Why a node has no part in a new plan of an update, if it has none.
+fn stays_out(update: Option<&Update>, only: Option<&BTreeSet<NodeName>>, name: &NodeName) -> Option<String> {
+    let before = update.and_then(|update| update.plan.as_ref()?.left_out.get(name).cloned());
+    if only.is_some_and(|only| !only.contains(name)) {
+        // A decision is about who is in the update: whoever was left out before still is, for the same reason.
+        return Some(before.unwrap_or_else(|| LEFT_OUT_BY_DECISION.to_owned()));
+    }
+    // Whom a regress took does not come back into the update.
+    before.filter(|why| why == LEFT_OUT_BY_REGRESS)
 }
 
 fn name_some(nodes: &[&NodeName]) -> String {

@@ -126,6 +126,36 @@ fn what_a_decision_left_out_stays_as_it_is() {
 }
 
 #[test]
+fn a_decision_leaves_out_only_who_was_in_the_update_and_who_was_away_still_comes_to_it_later() {
+    let (mut fleet, one, two) = edge();
+    class(&mut fleet, "edge", &["c"]);
+    let liveness = all_there(&fleet);
+    let id = begin(&mut fleet, &liveness);
+    carry_out(&mut fleet, id, &["c"]);
+    let mut without_c = all_there(&fleet);
+    without_c.gone(&node("c"), MasterClock(0));
+    let mut request = to_class(two);
+    request.options.skip_away = true;
+    let plan = tribune_master::plan(&fleet.record, &request, &without_c, Some(&node("a")));
+    let id = fleet.submit(request, plan);
+    fleet.vote(id, "a", &[accepts(process("svc", 1))]);
+    fleet.vote(id, "b", &[vetoes(process("svc", 1), "not now")]);
+    let only = [node("a")].into();
+    let only_a = tribune_master::plan_again(&fleet.record, fleet.update(id), Some(&only), &without_c, Some(&node("a")));
+    assert_eq!(only_a.left_out, [(node("b"), LEFT_OUT_BY_DECISION.to_owned()), (node("c"), LEFT_OUT_AWAY.to_owned())].into());
+    fleet.decide(id, Decision::Only { nodes: only }, Some(only_a)).unwrap();
+    fleet.report(id, "a", NodeReport::Staged).unwrap();
+    fleet.become_ready(id, "a");
+    fleet.change_over(id, "a");
+    fleet.tell(MasterCommand::Verified { update: id, discrepancies: Vec::new() }).unwrap();
+    assert_eq!(fleet.node("b").should.values().collect::<Vec<_>>(), [&one]);
+    let back = all_there(&fleet);
+    let id = begin(&mut fleet, &back);
+    carry_out(&mut fleet, id, &["c"]);
+    assert_eq!(fleet.node("c").current.packages.values().collect::<Vec<_>>(), [&two]);
+}
+
+#[test]
 fn a_vetoed_convergence_ends_at_once_and_is_tried_again_after_a_minute_and_then_after_two() {
     let (mut fleet, ..) = edge();
     class(&mut fleet, "edge", &["c"]);
