@@ -11,28 +11,42 @@ use tribune_raft_store::model::{
 };
 use tribune_raft_store::record::Record;
 
+use crate::due::command_would_move;
 use crate::liveness::{Liveness, MasterClock};
 use crate::plan::plan;
 use crate::should::has_what_it_should;
 
-/// The nodes that may begin to come to what they should have now. Of a class one at a time, so that it goes on working.
+/// How many nodes come to what they should have at a time. An update of each is open meanwhile, and of the thousand that may be
+/// open most are for what users want.
+const AT_ONCE: usize = 50;
+
+/// The nodes that may begin to come to what they should have now. Of a class one at a time, so that it goes on working. Those go
+/// first that were not tried yet, then those whose last attempt is the longest ago.
 pub(crate) fn converge(record: &Record, liveness: &Liveness, now: MasterClock, master: Option<&NodeName>) -> Vec<MasterCommand> {
-    let strayed: Vec<&Node> = record.nodes().values().filter(|node| may_begin(record, liveness, node, now)).collect();
-    if strayed.is_empty() {
+    let open: Vec<&Update> = record.updates().values().filter(|update| !update.phase.ended()).collect();
+    let on_their_way = open.iter().filter(|update| update.request.kind == UpdateKind::Converge).count();
+    let room = AT_ONCE.saturating_sub(on_their_way);
+    if room == 0 {
         return Vec::new();
     }
-    let open: Vec<&Update> = record.updates().values().filter(|update| !update.phase.ended()).collect();
+    let mut strayed: Vec<&Node> = record.nodes().values().filter(|node| may_begin(record, liveness, node, now)).collect();
+    strayed.sort_by_key(|node| node.converging.as_ref().map(|attempts| attempts.since));
     let mut busy: BTreeSet<&ClassName> = classes_on_their_way(record, &open);
     let mut commands = Vec::new();
     for node in strayed {
+        if commands.len() == room {
+            break;
+        }
         let class_is_busy = node.class.as_ref().is_some_and(|class| busy.contains(class));
         if class_is_busy || open.iter().any(|update| update.holds(&node.name)) {
             continue;
         }
         let plan = plan_for(record, node, liveness, master);
-        if plan.blockers.is_empty() {
+        let command = MasterCommand::Converge { node: node.name.clone(), plan };
+        // One that is blocked, or would have to wait, takes nobody's place.
+        if command_would_move(record, &command) {
             busy.extend(&node.class);
-            commands.push(MasterCommand::Converge { node: node.name.clone(), plan });
+            commands.push(command);
         }
     }
     commands

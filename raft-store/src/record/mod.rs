@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 pub use needs::MAX_UNMET;
 pub use query::{Waiting, WaitingFor};
 pub use table::{Change, Key, Table};
+pub use updates::MAX_OPEN_UPDATES;
 
 use crate::command::Response;
 use crate::model::{

@@ -14,6 +14,8 @@ use crate::model::{
 
 /// The most updates that are open at a time.
 pub const MAX_OPEN_UPDATES: usize = 1000;
+/// How many ended updates that nobody submitted are kept when there are too many: a node may try one every hour for ever.
+const KEPT_CONVERGENCES: usize = 100;
 
 impl Record {
     pub(super) fn submit(
@@ -306,11 +308,15 @@ impl Record {
         Ok(Accepted::Update { update: id })
     }
 
-    /// Ended updates beyond the last thousand are dropped.
+    /// Ended updates beyond the last thousand are dropped; those that nobody submitted first, but for the last hundred.
     fn forget_old_updates(&mut self) {
         while self.updates.len() >= KEPT_UPDATES + MAX_OPEN_UPDATES {
-            let oldest = self.updates.values().find(|update| update.phase.ended()).map(|update| update.id);
-            let Some(oldest) = oldest else { return };
+            let ended = self.updates.values().filter(|update| update.phase.ended());
+            let (by_itself, submitted): (Vec<&Update>, Vec<&Update>) =
+                ended.partition(|update| update.request.kind == UpdateKind::Converge);
+            let first = |updates: &[&Update]| updates.first().map(|update| update.id);
+            let surplus = first(&by_itself).filter(|_| by_itself.len() > KEPT_CONVERGENCES);
+            let Some(oldest) = surplus.or(first(&submitted)).or(first(&by_itself)) else { return };
             self.updates.remove(&oldest);
         }
     }

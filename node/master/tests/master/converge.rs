@@ -6,6 +6,7 @@ use serde_json::json;
 use tribune_master::{Liveness, MasterClock, directives, due, has_what_it_should, next_wake, should_have, stays_because};
 use tribune_raft_store::command::{Accepted, JoinAs, MasterCommand, Rejection, UserCommand};
 use tribune_raft_store::model::*;
+use tribune_raft_store::record::{KEPT_UPDATES, MAX_OPEN_UPDATES};
 
 use crate::fleet::{Fleet, accepts, install, new_node_with, node, process, vetoes};
 use crate::setup::{all_there, class, planned, publish, state};
@@ -493,4 +494,63 @@ fn a_node_that_joins_a_class_whose_package_has_nothing_for_it_is_as_it_should_be
     let id = begin(&mut fleet, &liveness);
     carry_out(&mut fleet, id, &["c"]);
     assert_eq!(fleet.node("c").current.packages.values().collect::<Vec<_>>(), [&three]);
+}
+
+/// Sixty nodes in no class, which should have `app` 1.0.0 and have nothing.
+fn many_without_a_class() -> (Fleet, Vec<String>) {
+    let (mut fleet, ..) = edge();
+    let names: Vec<String> = (0..60).map(|n| format!("n{n:02}")).collect();
+    let all: BTreeSet<NodeName> = names.iter().map(|name| node(name)).collect();
+    names.iter().for_each(|name| fleet.join(name));
+    let edge: ClassName = "edge".parse().unwrap();
+    let join = UserCommand::SetClass { class: edge.clone(), add: all.clone(), remove: BTreeSet::new() };
+    fleet.order(join, None).unwrap();
+    fleet.order(UserCommand::SetClass { class: edge, add: BTreeSet::new(), remove: all }, None).unwrap();
+    (fleet, names)
+}
+
+#[test]
+fn however_many_stray_only_some_converge_at_a_time_and_who_was_not_tried_yet_goes_first() {
+    let (mut fleet, names) = many_without_a_class();
+    let mut liveness = all_there(&fleet);
+    let first = strayed(&fleet, &liveness, MasterClock(0)).remove(0);
+    let Ok(Accepted::Update { update }) = fleet.tell(first) else { panic!("the first begins") };
+    fleet.vote(update, &names[0], &[vetoes(process("svc", 1), "not now")]);
+    liveness.observe(&fleet.record, MasterClock(0));
+    let commands = strayed(&fleet, &liveness, MasterClock(60_000));
+    let tried: Vec<&NodeName> = commands
+        .iter()
+        .map(|command| match command {
+            MasterCommand::Converge { node, .. } => node,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(tried, names[1..51].iter().map(|name| node(name)).collect::<Vec<_>>().iter().collect::<Vec<_>>());
+    let mut begun = Vec::new();
+    for command in commands.clone() {
+        let Ok(Accepted::Update { update }) = fleet.tell(command) else { panic!("each begins") };
+        begun.push(update);
+    }
+    assert_eq!(strayed(&fleet, &liveness, MasterClock(60_000)), []);
+    carry_out(&mut fleet, begun[0], &[&names[1]]);
+    assert_eq!(strayed(&fleet, &liveness, MasterClock(60_000)).len(), 1, "there is room for the next");
+}
+
+#[test]
+fn convergences_that_fail_again_and_again_push_nothing_out_of_the_record_that_users_did() {
+    let (mut fleet, ..) = edge();
+    class(&mut fleet, "edge", &["c"]);
+    let first = strayed(&fleet, &all_there(&fleet), MasterClock(0)).remove(0);
+    for _ in 0..KEPT_UPDATES + MAX_OPEN_UPDATES {
+        let mut again = first.clone();
+        if let MasterCommand::Converge { plan, .. } = &mut again {
+            plan.read.insert("node/c".into(), fleet.node("c").version);
+        }
+        let Ok(Accepted::Update { update }) = fleet.tell(again) else { panic!("it is tried again") };
+        fleet.vote(update, "c", &[vetoes(process("svc", 1), "not now")]);
+    }
+    let updates = fleet.record.updates();
+    assert_eq!(updates.len(), KEPT_UPDATES + MAX_OPEN_UPDATES);
+    assert!(updates.contains(&UpdateId(1)), "a user's");
+    assert!(!updates.contains(&UpdateId(2)), "the first of a convergence");
 }
