@@ -97,6 +97,16 @@ fn app_2(fleet: &mut Fleet) -> (UpdateId, PackageId) {
     (submit(fleet, install(&["a", "b"], &[two])), one)
 }
 
+/// Both nodes of an update agree, and stage.
+fn stage(fleet: &mut Fleet, update: UpdateId) {
+    for name in ["a", "b"] {
+        fleet.vote(update, name, &[]);
+    }
+    for name in ["a", "b"] {
+        fleet.report(update, name, NodeReport::Staged).unwrap();
+    }
+}
+
 #[test]
 fn a_regress_takes_its_node_out_of_an_update_that_has_not_changed_it() {
     let mut fleet = Fleet::new(&["a", "b"]);
@@ -120,12 +130,7 @@ fn a_regress_takes_its_node_out_of_an_update_that_has_not_changed_it() {
 fn a_regress_of_a_node_that_has_changed_holds_the_update_and_leaves_the_node_alone_afterwards() {
     let mut fleet = Fleet::new(&["a", "b"]);
     let (update, one) = app_2(&mut fleet);
-    for name in ["a", "b"] {
-        fleet.vote(update, name, &[]);
-    }
-    for name in ["a", "b"] {
-        fleet.report(update, name, NodeReport::Staged).unwrap();
-    }
+    stage(&mut fleet, update);
     fleet.become_ready(update, "b");
     fleet.change_over(update, "b");
     assert_eq!(*fleet.phase(update), Phase::Wave { wave: 1 });
@@ -145,12 +150,7 @@ fn a_regress_of_a_node_that_has_changed_holds_the_update_and_leaves_the_node_alo
 fn a_regress_waits_for_a_node_that_is_in_the_middle_of_its_changeover() {
     let mut fleet = Fleet::new(&["a", "b"]);
     let (update, _) = app_2(&mut fleet);
-    for name in ["a", "b"] {
-        fleet.vote(update, name, &[]);
-    }
-    for name in ["a", "b"] {
-        fleet.report(update, name, NodeReport::Staged).unwrap();
-    }
+    stage(&mut fleet, update);
     fleet.become_ready(update, "b");
     fleet.tell(MasterCommand::Go { update, nodes: [node("b")].into() }).unwrap();
     let back = submit(&mut fleet, regress("b", &[]));
@@ -187,12 +187,7 @@ fn ready_for_good(on_failure: OnFailure) -> (Fleet, UpdateId) {
     let mut request = install(&["a", "b"], &[app]);
     request.options.on_failure = on_failure;
     let update = submit(&mut fleet, request);
-    for name in ["a", "b"] {
-        fleet.vote(update, name, &[]);
-    }
-    for name in ["a", "b"] {
-        fleet.report(update, name, NodeReport::Staged).unwrap();
-    }
+    stage(&mut fleet, update);
     fleet.become_ready(update, "b");
     (fleet, update)
 }
@@ -312,12 +307,7 @@ fn a_node_that_goes_away_before_its_changeover_counts_as_a_veto() {
 fn a_node_that_goes_away_between_the_changeovers_of_others_holds_the_update() {
     let mut fleet = Fleet::new(&["a", "b"]);
     let (update, _) = app_2(&mut fleet);
-    for name in ["a", "b"] {
-        fleet.vote(update, name, &[]);
-    }
-    for name in ["a", "b"] {
-        fleet.report(update, name, NodeReport::Staged).unwrap();
-    }
+    stage(&mut fleet, update);
     fleet.become_ready(update, "b");
     fleet.change_over(update, "b");
     fleet.tell(MasterCommand::Away { update, node: node("a") }).unwrap();
