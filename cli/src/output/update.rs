@@ -160,7 +160,7 @@ fn discrepancies(update: &Update, repaired: &BTreeSet<NeedKey>) -> String {
 }
 
 fn left_out(plan: &Plan) -> String {
-    plan.left_out.iter().map(|(node, why)| format!("\nleft out: {node}: {}\n", clean(why))).collect()
+    plan.left_out.iter().map(|(node, why)| format!("\nleft out: {node}: {}\n", clean(why.as_str()))).collect()
 }
 
 /// `update plan`.

@@ -7,19 +7,69 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::{ApiName, ClassName, NodeName, PackageId, PackageName, Signature, Timestamp, UpdateId};
 
-/// Why a plan leaves out a node that is away.
-pub const LEFT_OUT_AWAY: &str = "it is away";
-/// Why a plan leaves out a node that a user's decision took out.
-pub const LEFT_OUT_BY_DECISION: &str = "a decision left it out";
-/// Why a plan leaves out a node that a regress took from its update.
-pub const LEFT_OUT_BY_REGRESS: &str = "a regress took it out";
-/// Why a plan leaves out a node that went back by itself.
-pub const LEFT_OUT_APART: &str = "it went back by itself, and was not released";
-/// Why a plan leaves out a node of an update that was called off, and whose changed nodes cannot go back.
-pub const LEFT_OUT_CALLED_OFF: &str = "the update was called off before it changed there";
-/// The reasons for which a node that should have changed is left out: the update is then done in part only.
-pub const LEFT_OUT_PARTLY: [&str; 5] =
-    [LEFT_OUT_AWAY, LEFT_OUT_BY_DECISION, LEFT_OUT_BY_REGRESS, LEFT_OUT_APART, LEFT_OUT_CALLED_OFF];
+/// Why a plan leaves a node out. It is written down as the sentence that people read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum LeftOut {
+    /// It is away.
+    Away,
+    /// It went back by itself.
+    Apart,
+    /// A user's decision took it out.
+    ByDecision,
+    /// A regress took it from its update.
+    ByRegress,
+    /// The update was called off, and the nodes it had changed cannot go back.
+    CalledOff,
+    /// Nothing would change there: why, as a sentence.
+    Unchanged(String),
+}
+
+impl LeftOut {
+    /// As a sentence.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Away => "it is away",
+            Self::Apart => "it went back by itself, and was not released",
+            Self::ByDecision => "a decision left it out",
+            Self::ByRegress => "a regress took it out",
+            Self::CalledOff => "the update was called off before it changed there",
+            Self::Unchanged(why) => why,
+        }
+    }
+
+    /// Whether the node would have changed: the update is then done in part only.
+    pub fn would_have_changed(&self) -> bool {
+        !matches!(self, Self::Unchanged(_))
+    }
+
+    /// Whether it was not there to take part: it comes to what the others got when it is.
+    pub fn was_absent(&self) -> bool {
+        matches!(self, Self::Away | Self::Apart)
+    }
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl From<String> for LeftOut {
+    fn from(text: String) -> Self {
+        let known = [Self::Away, Self::Apart, Self::ByDecision, Self::ByRegress, Self::CalledOff];
+        known.into_iter().find(|why| why.as_str() == text).unwrap_or(Self::Unchanged(text))
+    }
+}
+
+impl From<LeftOut> for String {
+    fn from(why: LeftOut) -> Self {
+        match why {
+            LeftOut::Unchanged(why) => why,
+            why => why.as_str().to_owned(),
+        }
+    }
+}
 
 /// What is to be done, worked out by the planner.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,8 +84,8 @@ pub struct Plan {
     pub blockers: Vec<Blocker>,
     /// Discrepancies that the submitter accepted by name.
     pub accepted: Vec<Discrepancy>,
-    /// Nodes left out, and why: because nothing would change there, [`LEFT_OUT_AWAY`] or [`LEFT_OUT_BY_DECISION`].
-    pub left_out: BTreeMap<NodeName, String>,
+    /// Nodes left out, and why.
+    pub left_out: BTreeMap<NodeName, LeftOut>,
     /// The version of everything that was read, by its key: made again if one has changed by commit time.
     pub read: BTreeMap<String, u64>,
     /// The APIs it touches: two updates that touch the same one go one after the other.

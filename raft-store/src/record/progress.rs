@@ -9,8 +9,8 @@ use super::Record;
 use super::apply::{About, At};
 use crate::command::{Accepted, Rejection, Response};
 use crate::model::{
-    Answer, BallotCast, Discrepancy, EventKind, Generation, LEFT_OUT_PARTLY, NodeName, NodePlan, NodeProgress, NodeReport,
-    OnFailure, Outcome, Phase, ProcessRef, Regress, Step, Update, UpdateId, UpdateKind,
+    Answer, BallotCast, Discrepancy, EventKind, Generation, LeftOut, NodeName, NodePlan, NodeProgress, NodeReport, OnFailure,
+    Outcome, Phase, ProcessRef, Regress, Step, Update, UpdateId, UpdateKind,
 };
 
 /// The most processes of a node that are asked.
@@ -434,8 +434,7 @@ impl Record {
         let ephemeral = update.request.options.ephemeral;
         let runs = update.nodes.values().any(|node| node.step == Step::Settled);
         let done = if ephemeral { Step::Persisted } else { Step::Settled };
-        let partly =
-            update.nodes.values().any(|node| node.step != done) || left_out.any(|why| LEFT_OUT_PARTLY.contains(&why.as_str()));
+        let partly = update.nodes.values().any(|node| node.step != done) || left_out.any(LeftOut::would_have_changed);
         let outcome = match (discrepancies.is_empty(), partly) {
             (false, _) => Outcome::CompletedWithDiscrepancies,
             (true, true) => Outcome::CompletedInPart,

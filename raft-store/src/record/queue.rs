@@ -6,9 +6,7 @@
 use super::Record;
 use super::apply::{About, At};
 use crate::command::Rejection;
-use crate::model::{
-    ClassName, EventKind, LEFT_OUT_BY_REGRESS, NodeName, NodeProgress, Outcome, Phase, Step, Update, UpdateId, UpdateKind,
-};
+use crate::model::{ClassName, EventKind, LeftOut, NodeName, NodeProgress, Outcome, Phase, Step, Update, UpdateId, UpdateKind};
 
 impl Record {
     /// The updates a queued one waits for now.
@@ -37,7 +35,7 @@ impl Record {
 
     fn lose_nodes(&mut self, at: At, holder: UpdateId, wanted: &[NodeName], regress: UpdateId) -> Result<(), Rejection> {
         let mut update = self.update(holder)?.clone();
-        let taken = leave_out(&mut update, wanted, LEFT_OUT_BY_REGRESS);
+        let taken = leave_out(&mut update, wanted, &LeftOut::ByRegress);
         let (phase, empty) = (update.phase.clone(), update.nodes.is_empty());
         let changed = taken.iter().any(|(_, progress)| progress.changed);
         self.updates.put(holder, update);
@@ -57,13 +55,13 @@ impl Record {
 }
 
 /// Takes nodes out of an update that has begun, for this reason; gives what they had come to.
-pub(super) fn leave_out<'a>(update: &mut Update, nodes: &'a [NodeName], why: &str) -> Vec<(&'a NodeName, NodeProgress)> {
+pub(super) fn leave_out<'a>(update: &mut Update, nodes: &'a [NodeName], why: &LeftOut) -> Vec<(&'a NodeName, NodeProgress)> {
     let taken: Vec<_> = nodes.iter().filter_map(|name| Some((name, update.nodes.remove(name)?))).collect();
     if let Some(plan) = &mut update.plan {
         plan.revision += 1;
         for (name, _) in &taken {
             plan.nodes.remove(*name);
-            plan.left_out.insert((*name).clone(), why.to_owned());
+            plan.left_out.insert((*name).clone(), why.clone());
             // A wave may become empty: the others keep their numbers.
             plan.waves.iter_mut().for_each(|wave| wave.retain(|other| other != *name));
         }

@@ -9,8 +9,8 @@ use super::Record;
 use super::apply::At;
 use crate::command::{Accepted, Rejection, Response};
 use crate::model::{
-    Attempts, Author, ClassName, LEFT_OUT_APART, LEFT_OUT_AWAY, NodeName, Outcome, PackageChange, PackageId, PackageName, Phase,
-    Plan, RequestId, Step, Targets, Tombstone, TombstoneKey, Update, UpdateKind, UpdateOptions, UpdateRequest, WayBack,
+    Attempts, Author, ClassName, LeftOut, NodeName, Outcome, PackageChange, PackageId, PackageName, Phase, Plan, RequestId, Step,
+    Targets, Tombstone, TombstoneKey, Update, UpdateKind, UpdateOptions, UpdateRequest, WayBack,
 };
 
 /// Who begins an update that brings a node to what it should have.
@@ -192,8 +192,7 @@ impl Record {
 
 /// Whether a plan leaves a node out that would have a part in the update if it were there.
 fn was_absent(update: &Update, name: &NodeName) -> bool {
-    let why = update.plan.as_ref().and_then(|plan| plan.left_out.get(name));
-    why.is_some_and(|why| [LEFT_OUT_AWAY, LEFT_OUT_APART].contains(&why.as_str()))
+    update.plan.as_ref().and_then(|plan| plan.left_out.get(name)).is_some_and(LeftOut::was_absent)
 }
 
 /// Whether a member of a class had no part in an update of it, and nobody wanted that: it came to the class, or in the place of another,

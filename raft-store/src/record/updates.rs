@@ -8,8 +8,8 @@ use super::queue::leave_out;
 use super::{KEPT_UPDATES, Record};
 use crate::command::{Accepted, Evidence, Rejection, Response};
 use crate::model::{
-    Answer, Author, Decision, DecisionTaken, EventKind, LEFT_OUT_BY_DECISION, LEFT_OUT_CALLED_OFF, NodeName, NodeProgress,
-    Outcome, Phase, Plan, RequestId, Span, Step, Update, UpdateId, UpdateKind, UpdateRequest, WayBack,
+    Answer, Author, Decision, DecisionTaken, EventKind, LeftOut, NodeName, NodeProgress, Outcome, Phase, Plan, RequestId, Span,
+    Step, Update, UpdateId, UpdateKind, UpdateRequest, WayBack,
 };
 
 /// The most updates that are open at a time.
@@ -258,7 +258,7 @@ impl Record {
         let mut update = self.update(id)?.clone();
         let unchanged: Vec<NodeName> =
             update.nodes.iter().filter(|(_, node)| !node.changed).map(|(name, _)| name.clone()).collect();
-        leave_out(&mut update, &unchanged, LEFT_OUT_CALLED_OFF);
+        leave_out(&mut update, &unchanged, &LeftOut::CalledOff);
         update.paused_by = None;
         update.reason = Some(format!("{why}; what it changed stays, as its data cannot go back"));
         self.updates.put(id, update);
@@ -395,7 +395,7 @@ fn narrow(update: &mut Update, nodes: &BTreeSet<NodeName>, evidence: Option<&Evi
     let had = |name: &NodeName| {
         update.nodes.contains_key(name) || update.plan.as_ref().is_some_and(|old| old.left_out.contains_key(name))
     };
-    plan.left_out.retain(|name, why| why != LEFT_OUT_BY_DECISION || had(name));
+    plan.left_out.retain(|name, why| *why != LeftOut::ByDecision || had(name));
     update.plan = Some(plan);
     update.nodes.retain(|name, _| nodes.contains(name));
     update.ballot_revision += 1;

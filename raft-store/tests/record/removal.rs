@@ -117,7 +117,7 @@ fn a_node_that_is_removed_before_its_changeover_counts_as_a_veto() {
         fleet.decide(id, Decision::AskAgain, None).unwrap();
         assert_eq!(*fleet.phase(id), Phase::Vetoed, "there is nobody to ask");
         let mut rest = plan(&app, &["c", "a"]);
-        rest.left_out.insert(node("b"), LEFT_OUT_BY_DECISION.to_owned());
+        rest.left_out.insert(node("b"), LeftOut::ByDecision);
         fleet.decide(id, Decision::Only { nodes: nodes(&["a", "c"]) }, Some(rest)).unwrap();
         assert!(matches!(fleet.phase(id), Phase::Distributing | Phase::Wave { wave: 0 }), "{step}: {}", fleet.phase(id));
     }

@@ -112,12 +112,23 @@ fn a_node_out_of_its_wave_or_not_ready_gets_no_go() {
 }
 
 #[test]
+fn why_a_node_is_left_out_is_written_down_as_people_read_it() {
+    let known = [LeftOut::Away, LeftOut::Apart, LeftOut::ByDecision, LeftOut::ByRegress, LeftOut::CalledOff];
+    for why in known.into_iter().chain([LeftOut::Unchanged("it has app 1.0.0 already".into())]) {
+        let text = serde_json::to_value(&why).unwrap();
+        assert_eq!(text, json!(why.to_string()));
+        assert_eq!(serde_json::from_value::<LeftOut>(text).unwrap(), why);
+    }
+}
+
+#[test]
 fn nodes_left_out_because_nothing_changes_there_do_not_make_it_partly() {
-    for (why, outcome) in [("it has app 1.0.0 already", Outcome::Completed), (LEFT_OUT_AWAY, Outcome::CompletedInPart)] {
+    let unchanged = LeftOut::Unchanged("it has app 1.0.0 already".into());
+    for (why, outcome) in [(unchanged, Outcome::Completed), (LeftOut::Away, Outcome::CompletedInPart)] {
         let (mut fleet, request, mut plan) = fleet();
         plan.nodes.remove(&node("c"));
         plan.waves = vec![vec![node("a"), node("b")]];
-        plan.left_out.insert(node("c"), why.to_owned());
+        plan.left_out.insert(node("c"), why.clone());
         let id = fleet.submit(request, plan);
         for name in ["a", "b"] {
             fleet.vote(id, name, &[]);
@@ -230,7 +241,7 @@ fn a_decision_for_some_nodes_needs_a_plan_for_just_these() {
     assert!(fleet.decide(id, only.clone(), None).is_err());
     assert!(fleet.decide(id, only.clone(), Some(whole)).is_err(), "the plan is for all");
     let mut some = plan(&app, &["c", "a"]);
-    some.left_out.insert(node("b"), LEFT_OUT_BY_DECISION.to_owned());
+    some.left_out.insert(node("b"), LeftOut::ByDecision);
     some.read.insert("node/a".into(), 0);
     assert!(matches!(fleet.decide(id, only.clone(), Some(some.clone())), Err(Rejection::PlanOutdated { .. })));
     some.read.clear();

@@ -15,8 +15,7 @@ mod waves;
 use std::collections::{BTreeMap, BTreeSet};
 
 use tribune_raft_store::model::{
-    Blocker, Discrepancy, LEFT_OUT_APART, LEFT_OUT_AWAY, LEFT_OUT_BY_DECISION, LEFT_OUT_BY_REGRESS, NeedKey, Node, NodeName,
-    PackageId, Plan, Update, UpdateKind, UpdateRequest,
+    Blocker, Discrepancy, LeftOut, NeedKey, Node, NodeName, PackageId, Plan, Update, UpdateKind, UpdateRequest,
 };
 use tribune_raft_store::record::Record;
 
@@ -102,7 +101,7 @@ impl<'a> Planner<'a> {
         let Plan { blockers, left_out, .. } = &mut self.plan;
         blockers.retain(|blocker| match blocker {
             Blocker::UnknownNode { node } if !only.contains(node) => {
-                left_out.insert(node.clone(), LEFT_OUT_BY_DECISION.to_owned());
+                left_out.insert(node.clone(), LeftOut::ByDecision);
                 false
             }
             _ => true,
@@ -113,12 +112,12 @@ impl<'a> Planner<'a> {
     fn node(&mut self, node: &Node, packages: &BTreeSet<PackageId>) -> bool {
         let away = !self.liveness.is_connected(&node.name);
         if away && self.request.options.skip_away {
-            self.plan.left_out.insert(node.name.clone(), LEFT_OUT_AWAY.to_owned());
+            self.plan.left_out.insert(node.name.clone(), LeftOut::Away);
             return true;
         }
         if node.is_apart() {
             if self.request.options.skip_away {
-                self.plan.left_out.insert(node.name.clone(), LEFT_OUT_APART.to_owned());
+                self.plan.left_out.insert(node.name.clone(), LeftOut::Apart);
                 return true;
             }
             self.plan.blockers.push(Blocker::Apart { node: node.name.clone() });
@@ -138,7 +137,7 @@ impl<'a> Planner<'a> {
                 true
             }
             Ok(Fate::Nothing(why)) => {
-                self.plan.left_out.insert(node.name.clone(), why);
+                self.plan.left_out.insert(node.name.clone(), LeftOut::Unchanged(why));
                 true
             }
             Err(blockers) => {
@@ -216,7 +215,7 @@ impl<'a> Planner<'a> {
         }
         let mut reasons: BTreeMap<&str, Vec<&NodeName>> = BTreeMap::new();
         for (node, why) in &self.plan.left_out {
-            reasons.entry(why).or_default().push(node);
+            reasons.entry(why.as_str()).or_default().push(node);
         }
         let words = reasons.iter().map(|(why, nodes)| format!("{}: {why}", name_some(nodes)));
         words.collect::<Vec<_>>().join("; ")
@@ -224,14 +223,14 @@ impl<'a> Planner<'a> {
 }
 
 /// Why a node has no part in a new plan of an update, if it has none.
-fn stays_out(update: Option<&Update>, only: Option<&BTreeSet<NodeName>>, name: &NodeName) -> Option<String> {
+fn stays_out(update: Option<&Update>, only: Option<&BTreeSet<NodeName>>, name: &NodeName) -> Option<LeftOut> {
     let before = update.and_then(|update| update.plan.as_ref()?.left_out.get(name).cloned());
     if only.is_some_and(|only| !only.contains(name)) {
         // A decision is about who is in the update: whoever was left out before still is, for the same reason.
-        return Some(before.unwrap_or_else(|| LEFT_OUT_BY_DECISION.to_owned()));
+        return Some(before.unwrap_or(LeftOut::ByDecision));
     }
     // Whom a regress took does not come back into the update.
-    before.filter(|why| why == LEFT_OUT_BY_REGRESS)
+    before.filter(|why| *why == LeftOut::ByRegress)
 }
 
 fn name_some(nodes: &[&NodeName]) -> String {

@@ -143,7 +143,7 @@ fn a_decision_leaves_out_only_who_was_in_the_update_and_who_was_away_still_comes
     fleet.vote(id, "b", &[vetoes(process("svc", 1), "not now")]);
     let only = [node("a")].into();
     let only_a = tribune_master::plan_again(&fleet.record, fleet.update(id), Some(&only), &without_c, Some(&node("a")));
-    assert_eq!(only_a.left_out, [(node("b"), LEFT_OUT_BY_DECISION.to_owned()), (node("c"), LEFT_OUT_AWAY.to_owned())].into());
+    assert_eq!(only_a.left_out, [(node("b"), LeftOut::ByDecision), (node("c"), LeftOut::Away)].into());
     fleet.decide(id, Decision::Only { nodes: only }, Some(only_a)).unwrap();
     fleet.report(id, "a", NodeReport::Staged).unwrap();
     fleet.become_ready(id, "a");

@@ -82,8 +82,8 @@ fn nodes_where_nothing_changes_are_left_out_and_if_all_are_there_is_nothing_to_d
     has(&mut fleet, "a", &[app]);
     let plan = planned(&fleet, &install(&["a", "b"], &[app, edge]));
     assert_eq!(plan.nodes.keys().collect::<Vec<_>>(), [&node("b")]);
-    assert!(plan.left_out[&node("a")].contains("it has app 1.0.0 already"), "{:?}", plan.left_out);
-    assert!(plan.left_out[&node("a")].contains("edge 1.0.0 has nothing for it"), "{:?}", plan.left_out);
+    assert!(plan.left_out[&node("a")].to_string().contains("it has app 1.0.0 already"), "{:?}", plan.left_out);
+    assert!(plan.left_out[&node("a")].to_string().contains("edge 1.0.0 has nothing for it"), "{:?}", plan.left_out);
     let plan = planned(&fleet, &install(&["a"], &[app]));
     assert_eq!(sentences(&plan), ["nothing would change: node a: it has app 1.0.0 already"]);
 }
@@ -192,7 +192,7 @@ fn a_node_that_is_away_blocks_or_is_left_out() {
     request.options.skip_away = true;
     let skipped = plan(&fleet.record, &request, &liveness, None);
     assert_eq!((skipped.blockers.len(), skipped.nodes.len()), (0, 1));
-    assert_eq!(skipped.left_out[&node("b")], LEFT_OUT_AWAY);
+    assert_eq!(skipped.left_out[&node("b")], LeftOut::Away);
 }
 
 #[test]
@@ -309,7 +309,7 @@ fn a_plan_for_some_nodes_is_checked_again() {
     };
     let some = again(&["a"]);
     assert_eq!((some.revision, some.blockers.len(), some.nodes.len()), (2, 0, 1));
-    assert_eq!(some.left_out[&node("b")], LEFT_OUT_BY_DECISION);
+    assert_eq!(some.left_out[&node("b")], LeftOut::ByDecision);
     assert_eq!(again(&["b"]).blockers.len(), 1, "without the ledger its user has nothing");
 }
 

@@ -118,7 +118,7 @@ fn a_regress_takes_its_node_out_of_an_update_that_has_not_changed_it() {
     assert_eq!(*fleet.phase(back), Phase::Asking);
     assert_eq!(*fleet.phase(update), Phase::Distributing, "the veto went with the node");
     let plan = fleet.update(update).plan.clone().unwrap();
-    assert_eq!((plan.revision, plan.left_out[&node("b")].as_str()), (2, LEFT_OUT_BY_REGRESS));
+    assert_eq!((plan.revision, &plan.left_out[&node("b")]), (2, &LeftOut::ByRegress));
     fleet.report(update, "a", NodeReport::Staged).unwrap();
     fleet.become_ready(update, "a");
     fleet.change_over(update, "a");
@@ -265,7 +265,7 @@ fn stops_where_it_is(fleet: &mut Fleet, update: UpdateId) {
     assert_eq!(*fleet.phase(update), Phase::Ended { outcome: Outcome::CompletedInPart });
     assert_eq!((fleet.node("b").should.len(), fleet.node("a").should.len()), (1, 0));
     let row = fleet.update(update);
-    assert_eq!(row.plan.as_ref().unwrap().left_out[&node("a")], LEFT_OUT_CALLED_OFF);
+    assert_eq!(row.plan.as_ref().unwrap().left_out[&node("a")], LeftOut::CalledOff);
     assert!(row.reason.as_ref().unwrap().contains("cannot go back"), "{:?}", row.reason);
     assert!(fleet.record.tombstones().is_empty());
 }
