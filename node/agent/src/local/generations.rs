@@ -122,10 +122,10 @@ impl Disk {
             files::make_folder(&folder)?;
             files::sweep(&folder)?;
         }
-        twin::even_out(&self.folder.join(CURRENT), read_current)?;
+        twin::even_out(&self.folder.join(CURRENT), read_current);
         for folder in [UPDATES, NOTES].map(|name| self.folder.join(name)) {
             for name in files::names(&folder)? {
-                twin::even_out(&folder.join(name), journal::read_entry::<serde_json::Value>)?;
+                twin::even_out(&folder.join(name), journal::read_entry::<serde_json::Value>);
             }
         }
         files::sync_folder(&self.folder)

@@ -46,13 +46,16 @@ pub(super) fn read<T>(path: &Path, parse: impl Fn(&Path) -> Result<Option<T>, Lo
     Ok(Some(second))
 }
 
-/// Makes the copy say what the file says: a crash between the two writes left it behind.
-pub(super) fn even_out<T>(path: &Path, parse: impl Fn(&Path) -> Result<Option<T>, LocalError>) -> Result<(), LocalError> {
-    let Ok(Some(_)) = parse(path) else { return Ok(()) };
+/// Makes the copy say what the file says: a crash between the two writes left it behind. Where that cannot be, for want of room, the
+/// file alone has to do until it is written again.
+pub(super) fn even_out<T>(path: &Path, parse: impl Fn(&Path) -> Result<Option<T>, LocalError>) {
+    let Ok(Some(_)) = parse(path) else { return };
     let copy = copy_of(path);
-    let text = files::read(path)?.unwrap_or_default();
-    if files::read(&copy).ok().flatten().as_deref() == Some(text.as_str()) {
-        return Ok(());
+    let evened = files::read(path).map(Option::unwrap_or_default).and_then(|text| {
+        let same = files::read(&copy).ok().flatten().as_deref() == Some(text.as_str());
+        if same { Ok(()) } else { files::write(&copy, text.as_bytes()) }
+    });
+    if let Err(error) = evened {
+        tracing::warn!(%error, "a file of local storage has no second copy");
     }
-    files::write(&copy, text.as_bytes())
 }

@@ -394,3 +394,16 @@ async fn a_copy_that_a_crash_left_behind_is_brought_up_at_the_next_start() {
     std::fs::write(&current, "?").unwrap();
     assert_eq!(storage.current().await.unwrap(), second);
 }
+
+#[tokio::test]
+async fn a_copy_that_cannot_be_written_keeps_nobody_from_local_storage() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = open(&folder).await;
+    let (first, _) = two_versions(&storage).await;
+    storage.switch_current(1).await.unwrap();
+    let copy = storage.folder().join(".copy-current");
+    drop(storage);
+    std::fs::remove_file(&copy).unwrap();
+    std::fs::create_dir_all(copy.join("in the way")).unwrap();
+    assert_eq!(open(&folder).await.current().await.unwrap(), first);
+}
