@@ -219,8 +219,18 @@ impl Starting {
         let seat = watch::Sender::new(None);
         let broken = watch::Sender::new(None);
         let problems = Problems::none();
+        let named = watch::Sender::new(None);
         let (to_copied, copied) = watch::channel(Copied::No);
-        tokio::spawn(copied::follow(networks.control.turned_away(), name.clone(), problems.clone(), to_copied));
+        let follower = copied::Follower {
+            me,
+            turned_away: networks.control.turned_away(),
+            connected: networks.control.connections(),
+            belief: believed.clone(),
+            named: named.subscribe(),
+            seen: seen.subscribe(),
+            problems: problems.clone(),
+        };
+        tokio::spawn(follower.run(to_copied));
         let modules = Modules {
             me,
             own: store.blobs().clone(),
@@ -272,6 +282,7 @@ impl Starting {
             broken: broken.subscribe(),
             agent: agent.clone(),
             seen,
+            named,
             problems: problems.clone(),
         };
         let session = tokio::spawn(session.run().instrument(span.clone()));

@@ -96,6 +96,8 @@ pub(crate) struct Session<A> {
     pub(crate) broken: watch::Receiver<Option<u64>>,
     pub(crate) agent: A,
     pub(crate) seen: watch::Sender<MasterSeen>,
+    /// Whom a majority of the voters last named as the master, whether or not there is a session with it.
+    pub(crate) named: watch::Sender<Option<PeerId>>,
     pub(crate) problems: Problems,
 }
 
@@ -242,7 +244,11 @@ impl<A: Acting> Session<A> {
     async fn ask(&self) -> Asked {
         let belief = self.belief.watch().borrow().clone();
         let own = self.seat.borrow().as_ref().and_then(|seat| named_by(&seat.raft.leadership().borrow(), belief.view.epoch));
-        ask_voters(&self.peers, self.me, &belief, own).await
+        let asked = ask_voters(&self.peers, self.me, &belief, own).await;
+        if let Asked::Master(named) = &asked {
+            self.named.send_replace(network_peer(&named.peer));
+        }
+        asked
     }
 }
 

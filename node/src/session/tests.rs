@@ -112,6 +112,7 @@ async fn rig(folder: &Path) -> Rig {
         broken: watch::channel(None).1,
         agent: Scripted { directed: to_directed, standing: stands },
         seen,
+        named: watch::Sender::new(None),
         problems,
     };
     tokio::spawn(session.run());

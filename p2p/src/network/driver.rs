@@ -1,6 +1,6 @@
 //! The task that owns a swarm: it dials, notices who comes and goes, and stops. Everybody else sends it a [`Command`].
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,8 +76,8 @@ pub struct CopySeen {
 pub(super) struct Copies {
     /// The last that was turned away here, counted.
     pub(super) seen: watch::Sender<(u64, Option<CopySeen>)>,
-    /// When a peer last turned this process away, and which.
-    pub(super) turned_away: watch::Sender<Option<(PeerId, Instant)>>,
+    /// The peers that turned this process away, and when each did last.
+    pub(super) turned_away: watch::Sender<BTreeMap<PeerId, Instant>>,
 }
 
 pub(super) struct Driver {
@@ -254,7 +254,9 @@ impl Driver {
             }
             Passage::TurnedAway(peer) => {
                 debug!(%peer, "turned away: another process with this node's identity is connected there");
-                self.copies.turned_away.send_replace(Some((peer, Instant::now())));
+                self.copies.turned_away.send_modify(|by| {
+                    by.insert(peer, Instant::now());
+                });
                 self.dialled(peer, Came::TurnedAway);
             }
             Passage::Copy { peer, from } => {

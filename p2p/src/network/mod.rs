@@ -16,7 +16,7 @@ mod stall;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -135,7 +135,7 @@ impl Network {
         let gone = CancellationToken::new();
         let guard = gone.clone().drop_guard();
         let silence = config.ping_every + config.ping_within;
-        let copies = Copies { seen: watch::Sender::new((0, None)), turned_away: watch::Sender::new(None) };
+        let copies = Copies { seen: watch::Sender::new((0, None)), turned_away: watch::Sender::new(BTreeMap::new()) };
         let told = (listening, copies.clone());
         let driver = Driver::new(swarm, from_handles, list.subscribe(), presence.clone(), told, guard, silence);
         let span = tracing::info_span!("network", name = config.name);
@@ -179,8 +179,8 @@ impl Network {
         self.shared.copies.seen.subscribe()
     }
 
-    /// The peer that last turned this process away, and when, since another process with its key is connected there.
-    pub fn turned_away(&self) -> watch::Receiver<Option<(PeerId, tokio::time::Instant)>> {
+    /// The peers that turned this process away, since another process with its key is connected there, and when each did last.
+    pub fn turned_away(&self) -> watch::Receiver<BTreeMap<PeerId, tokio::time::Instant>> {
         self.shared.copies.turned_away.subscribe()
     }
 
