@@ -85,6 +85,13 @@ struct Held {
     told: bool,
 }
 
+impl Held {
+    /// Whether both sides have let the other in.
+    fn is_usable(&self) -> bool {
+        matches!(self.entry, Entry::Admitted(_)) && self.told
+    }
+}
+
 /// What the gate tells the network.
 #[derive(Debug)]
 pub(super) enum Passage {
@@ -186,9 +193,25 @@ impl Gate {
     }
 
     fn close_one(&mut self, id: ConnectionId) {
-        if let Some(held) = self.held.get(&id) {
-            self.closing.push_back((held.peer, id));
-            self.forget(id);
+        let Some(&Held { peer, entry, .. }) = self.held.get(&id) else { return };
+        self.closing.push_back((peer, id));
+        self.forget(id);
+        if matches!(entry, Entry::Admitted(_)) {
+            self.cut(peer);
+        }
+    }
+
+    /// Cuts the streams of a peer that has lost a connection: who uses them would hear of it only when the connection is
+    /// closed, and a dead one with much data on its way may take a while. Which of them were on that
+    /// connection is not known here, so all are cut; they can be opened again at once where another connection is left.
+    fn cut(&mut self, peer: PeerId) {
+        self.presence.leave(peer);
+        let left = || self.held.values().filter(|held| held.peer == peer);
+        if left().next().is_some() {
+            self.presence.arrive(peer);
+        }
+        if left().any(Held::is_usable) {
+            self.presence.usable(peer);
         }
     }
 
@@ -211,8 +234,8 @@ impl Gate {
     }
 
     fn tell_if_usable(&mut self, id: ConnectionId) {
-        if let Some(Held { peer, entry: Entry::Admitted(_), told: true, .. }) = self.held.get(&id) {
-            self.passages.push_back(Passage::Usable(*peer));
+        if let Some(held) = self.held.get(&id).filter(|held| held.is_usable()) {
+            self.passages.push_back(Passage::Usable(held.peer));
         }
     }
 

@@ -75,6 +75,8 @@ pub(super) struct Handler {
     own: Instance,
     to_ask: bool,
     asking: Option<BoxFuture<'static, Option<Verdict>>>,
+    /// How long the peer may take to answer: at first it may have to ask an older connection itself.
+    answer_within: Duration,
     hearing: Option<BoxFuture<'static, Option<(Instance, Stream)>>>,
     waits: Option<Stream>,
     answering: Option<BoxFuture<'static, Verdict>>,
@@ -85,7 +87,17 @@ pub(super) struct Handler {
 
 impl Handler {
     pub(super) fn new(own: Instance) -> Self {
-        Self { own, to_ask: true, asking: None, hearing: None, waits: None, answering: None, heard: VecDeque::new(), open: 2 }
+        Self {
+            own,
+            to_ask: true,
+            asking: None,
+            answer_within: ANSWER_WITHIN + SAID_WITHIN,
+            hearing: None,
+            waits: None,
+            answering: None,
+            heard: VecDeque::new(),
+            open: 2,
+        }
     }
 
     fn one_less(&mut self) {
@@ -93,7 +105,7 @@ impl Handler {
     }
 }
 
-async fn ask(mut stream: Stream, own: Instance) -> Option<Verdict> {
+async fn ask(mut stream: Stream, own: Instance, within: Duration) -> Option<Verdict> {
     let exchange = async {
         stream.write_all(&own.0).await.ok()?;
         stream.flush().await.ok()?;
@@ -105,7 +117,7 @@ async fn ask(mut stream: Stream, own: Instance) -> Option<Verdict> {
             _ => None,
         }
     };
-    timeout(ANSWER_WITHIN + SAID_WITHIN, exchange).await.ok().flatten()
+    timeout(within, exchange).await.ok().flatten()
 }
 
 async fn hear(mut stream: Stream) -> Option<(Instance, Stream)> {
@@ -161,6 +173,7 @@ impl ConnectionHandler for Handler {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ConnectionHandlerEvent<Self::OutboundProtocol, (), Heard>> {
         if let Some(Poll::Ready(verdict)) = self.asking.as_mut().map(|asking| asking.poll_unpin(cx)) {
             self.asking = None;
+            self.answer_within = ANSWER_WITHIN;
             self.one_less();
             self.heard.push_back(verdict.map_or(Heard::Silent, Heard::Verdict));
         }
@@ -196,7 +209,7 @@ impl ConnectionHandler for Handler {
                 self.hearing = Some(hear(protocol).boxed());
             }
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol, .. }) => {
-                self.asking = Some(ask(protocol, self.own).boxed());
+                self.asking = Some(ask(protocol, self.own, self.answer_within).boxed());
             }
             ConnectionEvent::DialUpgradeError(DialUpgradeError { .. }) => {
                 self.asking = None;

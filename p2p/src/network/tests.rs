@@ -438,6 +438,41 @@ async fn a_process_that_died_without_a_word_makes_room_for_the_next_one() {
 }
 
 #[tokio::test]
+async fn who_reads_from_or_writes_to_a_machine_that_vanished_hears_of_it_when_its_next_process_takes_its_place() {
+    // So patient with silence that only the next process's coming shows it.
+    let config = NetworkConfig { ping_within: 3 * LONG, ..NetworkConfig::new("test", [loopback()]) };
+    let (a, b) = (Peer::start(Admission::ListedOnly).await, Peer::with_config(config).await);
+    // It knows the other by the wire alone.
+    let mut list = AllowList::new();
+    list.add_member(b.id(), []);
+    a.network.set_allowed(list);
+    b.network.set_allowed(members(&[&a, &b]));
+    echo(&b.network, ECHO, Who::Members);
+    let patient = Limits { send_time: 3 * LONG, recv_time: None, ..Limits::default() };
+    let mut incoming = b.network.serve(JOIN, Who::Members, patient).unwrap();
+    let (through, cut) = wire_to(b.network.listening()[0].clone()).await;
+    let _here = a.network.open(b.id(), &[through], JOIN, patient).await.unwrap();
+    let mut there = incoming.next().await.unwrap().channel;
+    // Much is on its way to it, so that the connection cannot say goodbye.
+    let mut swallow = a.network.serve(ECHO, Who::Members, patient).unwrap();
+    until_connected(&b.network, a.id(), Presence::Here).await;
+    let mut flood = b.network.open(a.id(), &[], ECHO, patient).await.unwrap();
+    let mut arrival = swallow.next().await.unwrap();
+    let flooding = tokio::spawn(async move { flood.send_body(tokio::io::repeat(7), u64::MAX).await });
+    let mut body = arrival.channel.recv_body(u64::MAX).unwrap();
+    for _ in 0..1000 {
+        body.read(&mut [0; 1 << 16]).await.unwrap();
+    }
+    cut.cancel();
+    let again = copy_of(&a).await;
+    again.network.set_allowed(members(&[&b]));
+    let mut channel = again.open(&b, ECHO).await.unwrap();
+    assert!(matches!(timeout(LONG, there.recv::<u8>()).await.expect("heard in time"), Err(ChannelError::Lost(_))));
+    assert_eq!(ask(&mut channel, "me").await.unwrap(), "me");
+    assert!(timeout(LONG, flooding).await.unwrap().unwrap().is_err());
+}
+
+#[tokio::test]
 async fn a_users_key_may_be_used_by_many_programs_at_once() {
     let (a, b) = couple().await;
     let copy = copy_of(&a).await;
