@@ -333,3 +333,32 @@ fn a_node_that_is_removed_while_it_is_asked_counts_as_a_veto_and_the_rest_goes_o
         Ok((local["current"]["packages"]["p"] == "1.0.0").then_some(()))
     })
 }
+
+#[test]
+fn a_node_that_is_removed_after_it_changed_keeps_what_it_has_and_can_still_go_back_by_itself() -> Result<()> {
+    let cluster = Cluster::start(3)?;
+    let at = &cluster.nodes[0];
+    install(at, &package(&cluster, "1.0.0")?, &["n2", "n3"])?;
+    for name in ["n2", "n3"] {
+        cluster.node(name).tell("p/m", "slow-ready 6000")?;
+    }
+    let file = package(&cluster, "2.0.0")?;
+    let args = ["update", "submit", &file, "--node", "n2", "--node", "n3", "--detach", "-o", "json"];
+    let update = at.cli(&args)?.expect(0)?.json()?["update"].as_str().context("no update")?.to_owned();
+    let first = eventually("one has settled, the other has begun", || {
+        let steps = at.json(&["update", "show", &update])?["nodes"].clone();
+        let one = |step: &str| ["n2", "n3"].into_iter().find(|name| steps[name]["step"] == step);
+        Ok(one("settled").filter(|_| one("pending").is_some()))
+    })?;
+    at.cli(&["node", "remove", first, "--timeout", "60s"])?.expect(0)?;
+    let removed = cluster.node(first);
+    eventually("the update is over there", || {
+        let local = removed.json(&["local", "show"])?;
+        ensure!(local["open"].as_object().is_some_and(serde_json::Map::is_empty), "{local}");
+        Ok((local["current"]["packages"]["p"] == "2.0.0").then_some(()))
+    })?;
+    removed.cli(&["local", "regress"])?.expect(0)?;
+    let local = removed.json(&["local", "show"])?;
+    ensure!(local["current"]["packages"]["p"] == "1.0.0", "{local}");
+    Ok(())
+}

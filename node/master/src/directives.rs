@@ -54,9 +54,9 @@ fn directive(record: &Record, node: &NodeName, id: UpdateId) -> Option<Directive
     })
 }
 
-/// What a node that was removed should make of an update that is open there and has changed nothing yet.
-pub fn over_for_removed(update: UpdateId, why: &str) -> Directive {
-    ending(update, Want::Ended { outcome: Outcome::Aborted, reason: Some(why.to_owned()) })
+/// What a node that was removed should make of an update that is open there and has come to its end on it.
+pub fn over_for_removed(update: UpdateId, outcome: Outcome, why: &str) -> Directive {
+    ending(update, Want::Ended { outcome, reason: Some(why.to_owned()) })
 }
 
 /// The directive of an update that the node has no part in any more.

@@ -22,7 +22,7 @@ use tribune_messages::node::{Directive, MAX_SESSION_FRAME, READY_LEASE};
 use tribune_messages::trust::NamedMaster;
 use tribune_p2p::rpc::RpcClient;
 use tribune_p2p::{Channel, Limits, Network, OpenError, PeerId};
-use tribune_raft_store::model::NodeReport;
+use tribune_raft_store::model::{NodeReport, Outcome};
 
 use crate::belief::{BeliefKeeper, REMOVED, network_peer, record_peer};
 use crate::problems::Problems;
@@ -39,6 +39,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const DOUBT_AFTER: Duration = Duration::from_millis(700);
 /// A pause after a session that ended at once, so that two nodes which disagree do not do so a thousand times a second.
 const AFTER_REFUSAL: Duration = Duration::from_millis(100);
+/// Why an update ends on a node that was removed.
+const WHY_OVER: &str = "this node was removed from the cluster";
 /// The master may be silent for as long as the connection lives.
 const LIMITS: Limits = Limits { max_frame: MAX_SESSION_FRAME, send_time: Duration::from_secs(10), recv_time: None };
 
@@ -153,23 +155,25 @@ impl<A: Acting> Session<A> {
         }
     }
 
-    /// A node that was removed has nobody to speak to. What runs on it goes on.
+    /// A node that was removed has nobody to speak to. What runs on it goes on, and each of its updates ends as it came to its end here.
     async fn rest(&self) {
         tracing::error!("{REMOVED}");
         self.seen.send_replace(MasterSeen::nobody());
-        // Processes that were asked hear that nothing comes of it; what has begun to change goes on to its end.
-        let begun = |report: &NodeReport| {
-            matches!(
-                report,
-                NodeReport::Started | NodeReport::Running { .. } | NodeReport::Settled { .. } | NodeReport::Regressed { .. }
-            )
-        };
-        let standing = self.agent.standing().borrow().clone();
-        let unchanged = standing.updates.iter().filter(|(_, update)| !update.reports.iter().any(begun));
-        self.agent
-            .direct(unchanged.map(|(update, _)| over_for_removed(*update, "this node was removed from the cluster")).collect());
         self.agent.lease(Lease::RanOut);
-        std::future::pending().await
+        let mut standing = self.agent.standing();
+        let mut directed = Vec::new();
+        loop {
+            let updates = standing.borrow_and_update().updates.clone();
+            let over = updates.iter().filter_map(|(update, stands)| Some((*update, outcome_here(&stands.reports)?)));
+            let over: Vec<_> = over.map(|(id, outcome)| over_for_removed(id, outcome, WHY_OVER)).collect();
+            if over != directed {
+                self.agent.direct(over.clone());
+                directed = over;
+            }
+            if standing.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// A voter that loses the master does not wait for the master's lease to end.
@@ -249,6 +253,17 @@ impl<A: Acting> Session<A> {
             self.named.send_replace(network_peer(&named.peer));
         }
         asked
+    }
+}
+
+/// How an update ended on a node that was removed meanwhile; `None`: it is changing here, and goes on to its end.
+fn outcome_here(reports: &[NodeReport]) -> Option<Outcome> {
+    match reports.last() {
+        Some(NodeReport::Started | NodeReport::Running { .. }) => None,
+        Some(NodeReport::Settled { .. }) => Some(Outcome::Completed),
+        Some(NodeReport::Regressed { .. } | NodeReport::Restarted { .. }) => Some(Outcome::Regressed),
+        // Processes that were asked hear that nothing comes of it.
+        _ => Some(Outcome::Aborted),
     }
 }
 

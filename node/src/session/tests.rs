@@ -8,13 +8,13 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tribune_agent::agent::UpdateStanding;
 use tribune_messages::PEER_PROTOCOL;
-use tribune_messages::node::{Fence, FromMaster, FromNode, Orders, ReportSent};
+use tribune_messages::node::{Fence, FromMaster, FromNode, Orders, ReportSent, Want};
 use tribune_messages::store::{PeerRequest, PeerResponse};
 use tribune_messages::trust::ClusterView;
 use tribune_p2p::network::Incoming;
 use tribune_p2p::rpc::serve_rpc;
 use tribune_p2p::{AllowList, Identity, NetworkConfig, Who};
-use tribune_raft_store::model::{NodeReport, RaftRole, UpdateId};
+use tribune_raft_store::model::{Generation, NodeReport, Outcome, RaftRole, UpdateId};
 
 use super::*;
 use crate::belief::Belief;
@@ -218,4 +218,26 @@ async fn what_cannot_be_written_down_is_not_obeyed_and_is_said_until_it_can() {
     channel.send(&rig.orders(1, 6)).await.unwrap();
     timeout(WITHIN, rig.directed.recv()).await.unwrap().unwrap();
     assert_eq!(rig.problems.all(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn on_a_removed_node_what_had_begun_goes_on_and_then_each_update_ends_as_it_ended_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = rig(folder.path()).await;
+    let mut channel = rig.voter.next().await;
+    rig.report(&[NodeReport::Staged, NodeReport::Started]);
+    rig.view.nodes.retain(|node| node.name.as_str() == "m");
+    channel.send(&rig.orders(1, 5)).await.unwrap();
+    timeout(WITHIN, rig.directed.recv()).await.unwrap().unwrap();
+    // The new modules hold: what it changed to stays, and nobody else will say so.
+    rig.report(&[NodeReport::Staged, NodeReport::Started, NodeReport::Settled { current: Generation::default() }]);
+    let directives = timeout(WITHIN, rig.directed.recv()).await.expect("it is told when it has come to its end").unwrap();
+    let ended = |outcome| Want::Ended { outcome, reason: Some("this node was removed from the cluster".into()) };
+    let wants: Vec<_> = directives.into_iter().map(|directive| (directive.update, directive.want)).collect();
+    assert_eq!(wants, [(UpdateId(7), ended(Outcome::Completed))]);
+
+    // One that ran until a restart, and was taken back here.
+    rig.report(&[NodeReport::Regressed { current: Generation::default(), why: None }]);
+    let directives = timeout(WITHIN, rig.directed.recv()).await.unwrap().unwrap();
+    assert_eq!(directives[0].want, ended(Outcome::Regressed));
 }
