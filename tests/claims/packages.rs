@@ -1,12 +1,17 @@
 //! What packages hold, and how users hand them in.
 
 use std::fs;
+use std::io::{self, Read};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
 
 use anyhow::{Context, Result, ensure};
-use tribune_tests::cli::tribune;
-use tribune_tests::{Cluster, PackageSource};
+use tribune_tests::cli::{program, tribune};
+use tribune_tests::{Cluster, PackageSource, eventually};
 
-use crate::submit;
+use crate::{blobs, submit};
 
 #[test]
 fn claim_25_a_package_is_published_and_read_back_unchanged_and_unknown_fields_are_refused() -> Result<()> {
@@ -76,7 +81,7 @@ fn claim_20_an_image_handed_to_any_peer_reaches_the_master() -> Result<()> {
     let targets = targets.display().to_string();
     tribune(&["image", "build", "--targets", &targets, "-o", &image, &file.display().to_string()], "")?.expect(0)?;
 
-    // Interrupted half way, it leaves nothing behind.
+    // Half of it is refused, and leaves nothing behind.
     let half = cluster.folder().join("half.timg");
     let bytes = fs::read(&image)?;
     fs::write(&half, bytes.get(..bytes.len() - 20).context("an image is longer")?)?;
@@ -87,5 +92,61 @@ fn claim_20_an_image_handed_to_any_peer_reaches_the_master() -> Result<()> {
     cluster.admin(other, &["update", "submit", &image])?.expect(0)?;
     ensure!(other.json(&["package", "list"])?["count"] == 1, "the image was published");
     ensure!(cluster.node("n2").pid("p/m")?.is_some(), "it runs where the image says");
+    Ok(())
+}
+
+/// A way to `target` that lets one connection through, and so many bytes on it; says so then, and lets nothing more through until
+/// the sender that it gives is dropped, when it breaks the connection. Gives its port.
+fn way_that_ends_after(bytes: u64, target: String) -> Result<(u16, Receiver<()>, Sender<()>)> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let port = listener.local_addr()?.port();
+    let (through, heard) = channel();
+    let (end, ended) = channel::<()>();
+    thread::spawn(move || -> io::Result<()> {
+        let (near, _) = listener.accept()?;
+        let far = TcpStream::connect(target)?;
+        let (mut from, mut to) = (far.try_clone()?, near.try_clone()?);
+        thread::spawn(move || io::copy(&mut from, &mut to));
+        io::copy(&mut (&near).take(bytes), &mut &far)?;
+        // Whoever waits for either may have given up.
+        let _ = through.send(());
+        let _ = ended.recv();
+        far.shutdown(Shutdown::Both)?;
+        near.shutdown(Shutdown::Both)
+    });
+    Ok((port, heard, end))
+}
+
+#[test]
+fn claim_20_an_image_that_is_interrupted_half_way_leaves_nothing_behind_and_can_be_handed_in_again() -> Result<()> {
+    const SIZE: usize = 8 << 20;
+    let cluster = Cluster::start(3)?;
+    let at = cluster.not_master()?;
+    let file = PackageSource::new("p", "1.0.0").probe("m", &"x".repeat(SIZE), "").build(cluster.folder())?.display().to_string();
+    let stores = || cluster.nodes.iter().map(|node| blobs(&node.data.join("packages"))).collect::<Result<Vec<_>>>();
+    let before = stores()?;
+
+    let address = at.address()?;
+    let port = address.split('/').nth(4).context("no port in the address")?;
+    let (narrow, half, end) = way_that_ends_after(SIZE as u64 / 2, format!("127.0.0.1:{port}"))?;
+    let peer = address.replacen(&format!("/tcp/{port}/"), &format!("/tcp/{narrow}/"), 1);
+    let key = cluster.nodes[0].data.join("admin.key").display().to_string();
+    let mut publish = Command::new(program("tribune"))
+        .args(["package", "publish", &file, "--peer", &peer, "--key", &key])
+        .env_remove("TRIBUNE_DATA")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    half.recv().context("the file did not come half way")?;
+    eventually("some of it is on a disk", || Ok((stores()? != before).then_some(())))?;
+    publish.kill()?;
+    publish.wait()?;
+    drop(end);
+    eventually("nothing of it is left", || Ok((stores()? == before).then_some(())))?;
+    ensure!(at.json(&["package", "list"])?["count"] == 0, "half a file was published");
+
+    submit(&cluster, at, &file, &["n2"], &[], 0)?;
+    ensure!(cluster.node("n2").pid("p/m")?.is_some(), "handed in again, it runs");
     Ok(())
 }

@@ -136,6 +136,33 @@ fn claim_02_a_bit_flipped_wherever_a_module_is_held_is_refused_with_its_name_and
     Ok(())
 }
 
+#[test]
+fn claim_19_a_bad_signature_cannot_be_forced() -> Result<()> {
+    let cluster = voters_and_one_more()?;
+    let node = cluster.node("n4");
+    install(&cluster, &long("1.0.0"), &["n4"])?;
+    let (pid, local) = (node.pid("p/m")?, node.json(&["local", "show"])?["current"].take());
+    let signature = publish(&cluster, "2.0.0")?;
+    let wrong = cluster.nodes[..3].iter().map(|node| flip(node, &signature)).collect::<Result<Vec<_>>>()?;
+
+    node.tell("p/m", "veto I am busy")?;
+    let update = submit(&cluster, &cluster.nodes[0], "--package=p@2.0.0", &["n4"], &[], 3)?;
+    // By the decision the process is overruled; what the bytes are is not for a user to decide.
+    let force = ["update", "decide", &update, "--force", "--why", "the hole is worse", "--watch"];
+    cluster.admin(&cluster.nodes[1], &force)?.expect(6)?;
+    let overruled =
+        node.log("p/m").into_iter().any(|entry| matches!(entry.said, Said::Overruled { update: u, .. } if u == update));
+    ensure!(overruled, "the veto was not gone past: {:#?}", node.log("p/m"));
+    let shown = cluster.nodes[0].json(&["update", "show", &update])?;
+    let why = shown["reason"].as_str().context("it does not say why")?;
+    ensure!(shown["outcome"] == "aborted" && why.starts_with("p/m could not be fetched") && why.contains("damaged"), "{shown}");
+    ensure!(pid.is_some() && node.pid("p/m")? == pid, "p/m was replaced");
+    ensure!(node.json(&["local", "show"])?["current"] == local, "another generation is current");
+    let have = blobs(&node.data.join("local"))?;
+    ensure!(!have.contains(&signature) && wrong.iter().all(|wrong| !have.contains(wrong)), "n4 has {have:?}");
+    Ok(())
+}
+
 /// A peer that sends these bytes, whatever it is asked for, and says that they are sound.
 struct Liar {
     lies: BlobStore,
