@@ -148,7 +148,8 @@ fn claim_19_a_bad_signature_cannot_be_forced() -> Result<()> {
     node.tell("p/m", "veto I am busy")?;
     let update = submit(&cluster, &cluster.nodes[0], "--package=p@2.0.0", &["n4"], &[], 3)?;
     // By the decision the process is overruled; what the bytes are is not for a user to decide.
-    let force = ["update", "decide", &update, "--force", "--why", "the hole is worse", "--watch"];
+    let seen = node.ballots(&update)?;
+    let force = ["update", "decide", &update, "--force", "--seen", &seen, "--why", "the hole is worse", "--watch"];
     cluster.admin(&cluster.nodes[1], &force)?.expect(6)?;
     let overruled =
         node.log("p/m").into_iter().any(|entry| matches!(entry.said, Said::Overruled { update: u, .. } if u == update));

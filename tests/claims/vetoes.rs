@@ -186,7 +186,9 @@ fn claim_18_on_a_veto_the_user_is_told_and_decides_some_all_or_abort_at_any_peer
     ensure!(has()? == ["2.1.0", "1.0.0", "2.1.0"], "{:?}", has()?);
 
     let update = vetoed("2.2.0")?;
-    cluster.admin(third, &["update", "decide", &update, "--force", "--why", "now", "--watch"])?.expect(0)?;
+    let seen = first.ballots(&update)?;
+    let force = ["update", "decide", &update, "--force", "--seen", &seen, "--why", "now", "--watch"];
+    cluster.admin(third, &force)?.expect(0)?;
     ensure!(third.json(&["update", "show", &update])?["outcome"] == "completed", "it is on all nodes");
     ensure!(has()? == ["2.2.0"; 3], "{:?}", has()?);
     Ok(())
@@ -201,7 +203,14 @@ fn claim_19_a_user_can_force_and_the_overruled_process_is_told_by_whom_and_why()
     node.tell("p/m", "veto I am busy")?;
     let file = source("2.0.0").build(cluster.folder())?;
     let update = submit(&cluster, node, &file.display().to_string(), &["n1"], &[], 3)?;
-    node.cli(&["update", "decide", &update, "--force", "--why", "the hole is worse"])?.expect(0)?;
+    let force = |seen: &str| node.cli(&["update", "decide", &update, "--force", "--seen", seen, "--why", "the hole is worse"]);
+    let seen = node.ballots(&update)?;
+    // Whoever saw other ballots than there are has to look again.
+    let other = (seen.parse::<u64>()? - 1).to_string();
+    let refused = force(&other)?.expect(1)?;
+    ensure!(refused.stderr.contains("the ballots changed since you looked"), "{}", refused.stderr);
+    ensure!(node.json(&["update", "show", &update])?["phase"] == "vetoed", "it is decided");
+    force(&seen)?.expect(0)?;
     ensure!(node.watch(&update)? == 0, "it is completed");
     let told = node.log("p/m").into_iter().any(|entry| {
         matches!(entry.said, Said::Overruled { update: u, by, why } if u == update && by == "node n1" && why == "the hole is worse")

@@ -43,9 +43,9 @@ impl Claim {
         matches!(self, Claim::Veto | Claim::VetoOfFive | Claim::Force)
     }
 
-    /// What a user decides about the veto.
-    pub fn decision(self) -> &'static [&'static str] {
-        if self == Claim::Force { &["--force", "--why", WHY] } else { &["--abort"] }
+    /// What a user decides about the veto, who saw these ballots.
+    pub fn decision(self, seen: &str) -> Vec<&str> {
+        if self == Claim::Force { vec!["--force", "--seen", seen, "--why", WHY] } else { vec!["--abort"] }
     }
 
     /// Further arguments of its submission.

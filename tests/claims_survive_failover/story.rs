@@ -277,11 +277,12 @@ impl Story {
         self.kill(play, Moment::Vetoed, |shown| shown["phase"] == "vetoed")?;
         let update = play.names.update.clone();
         self.reached(&update, "vetoed", |shown| shown["phase"] == "vetoed")?;
-        let decide = [&["update", "decide", &update], self.claim.decision()].concat();
+        let at = self.cluster.node(VOTERS.into_iter().find(|voter| play.killed.as_deref() != Some(voter)).context("no voter")?);
+        let seen = at.ballots(&update)?;
+        let decide = [&["update", "decide", &update], &self.claim.decision(&seen)[..]].concat();
         if play.moment == Some(Moment::Decided) {
             MEMBERS.iter().try_for_each(|node| self.cluster.node(node).pause_agent())?;
         }
-        let at = self.cluster.node(VOTERS.into_iter().find(|voter| play.killed.as_deref() != Some(voter)).context("no voter")?);
         self.cluster.admin(at, &decide)?.expect(0)?;
         if play.moment == Some(Moment::Decided) {
             self.kill_now(play)?;

@@ -191,6 +191,11 @@ impl Node {
         Ok(self.cli(&["update", "watch", update, "--timeout", "90s"])?.code)
     }
 
+    /// The number of an update's ballots, as they are now: what a user who forces it has seen.
+    pub fn ballots(&self, update: &str) -> Result<String> {
+        Ok(self.json(&["update", "show", update])?["ballot_revision"].to_string())
+    }
+
     /// The process of a module: its pid, if it runs.
     pub fn pid(&self, module: &str) -> Result<Option<u32>> {
         let processes = self.json(&["process", "list"])?;

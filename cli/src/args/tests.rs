@@ -40,9 +40,9 @@ fn a_submission_takes_an_image_or_packages_and_targets() {
 }
 
 #[test]
-fn a_decision_is_exactly_one_and_force_needs_a_reason() {
+fn a_decision_is_exactly_one_and_force_needs_a_reason_and_what_was_seen() {
     for good in [
-        "update decide u7 --force --why checked",
+        "update decide u7 --force --seen 4 --why checked",
         "update decide u7 --only n1 n2",
         "update decide u7 --only n1,n2 --watch",
         "update decide u7 --without n3",
@@ -54,7 +54,8 @@ fn a_decision_is_exactly_one_and_force_needs_a_reason() {
     for bad in [
         "update decide u7",
         "update decide 7 --abort",
-        "update decide u7 --force",
+        "update decide u7 --force --seen 4",
+        "update decide u7 --force --why checked",
         "update decide u7 --why checked",
         "update decide u7 --abort --ask-again",
         "update decide u7 --only n1 --without n2",

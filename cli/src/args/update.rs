@@ -18,12 +18,13 @@ const SUBMIT_EXAMPLES: &str = "An image with a target list of its own needs no f
     It is watched until it has ended or waits for a decision; the exit code says which.";
 
 const DECIDE_EXAMPLES: &str = "Examples:\n  \
-    tribune update decide u7 --force --why \"the backup was checked by hand\"\n  \
+    tribune update decide u7 --force --seen 4 --why \"the backup was checked by hand\"\n  \
     tribune update decide u7 --only n1 n2\n  \
     tribune update decide u7 --without n3\n  \
     tribune update decide u7 --ask-again\n  \
     tribune update decide u7 --abort\n\n\
-    --force overrules exactly the vetoes that stand when the command reads the update; if another comes in between, the decision is refused.";
+    --force overrules exactly the vetoes that you saw: `update show` gives the number of the ballots, and if they have changed since, the \
+    decision is refused.";
 
 /// What is done with updates.
 #[derive(Debug, Subcommand)]
@@ -228,8 +229,8 @@ pub struct SubmitArgs {
 pub struct DecideArgs {
     /// The update, such as u7
     pub update: UpdateId,
-    /// Overrule the vetoes
-    #[arg(long, requires = "why")]
+    /// Overrule the vetoes that you saw
+    #[arg(long, requires_all = ["why", "seen"])]
     pub force: bool,
     /// Why; the processes are told
     #[arg(long, value_name = "TEXT", requires = "force")]
@@ -246,6 +247,9 @@ pub struct DecideArgs {
     /// Change nothing; if something has changed, go back
     #[arg(long)]
     pub abort: bool,
+    /// The ballots that you saw, by the number that `update show` gives; if they have changed since, nothing is decided
+    #[arg(long, value_name = "NUMBER")]
+    pub seen: Option<u64>,
     /// Follow the update afterwards, as `update watch` does
     #[arg(long)]
     pub watch: bool,

@@ -173,7 +173,7 @@ async fn decide(context: &mut Context, args: DecideArgs) -> Done {
     let members: BTreeSet<NodeName> = info.update.nodes.keys().cloned().collect();
     let decision = decision(&args, update, &members)?;
     let what = format!("decided on {update}: {}", text::decision(&decision));
-    let ballot_revision = info.update.ballot_revision;
+    let ballot_revision = args.seen.unwrap_or(info.update.ballot_revision);
     context.order(UserCommand::Decide { update, ballot_revision, decision }).await?;
     show_done(context, &what);
     if args.watch { watch::watch(context, update).await } else { Ok(Exit::Done) }

@@ -160,6 +160,11 @@ impl Fleet {
         Ok(update.trim().to_owned())
     }
 
+    /// The number of an update's ballots, which its user has just seen.
+    pub(super) fn ballots(&self, update: &str) -> Result<String> {
+        Ok(self.json(&["update", "show", update])?["ballot_revision"].to_string())
+    }
+
     fn json(&self, args: &[&str]) -> Result<Value> {
         let text = self.run(&[args, &["-o", "json"]].concat(), 0)?;
         let line = text.lines().rev().find(|line| line.starts_with('{')).context("no JSON was printed")?;

@@ -102,7 +102,9 @@ fn there_and_back(fleet: &Fleet, traffic: &Traffic, all: &[&str]) -> Result<()> 
     )?;
     traffic.post("n2", "/recalculate")?;
     let update = fleet.submit(&[&["--package", "quotes@1.0.0"], all].concat(), 3)?;
-    fleet.show(&["update", "decide", &update, "--force", "--why", "the new catalogue has a wrong quote", "--watch"], 0)?;
+    let seen = fleet.ballots(&update)?;
+    let why = "the new catalogue has a wrong quote";
+    fleet.show(&["update", "decide", &update, "--force", "--seen", &seen, "--why", why, "--watch"], 0)?;
 
     say("And a regress: the nodes go back to what they had before, from their own local storage.")?;
     fleet.show(&[&["regress"], all].concat(), 0)?;

@@ -83,6 +83,7 @@ impl Record {
             |step: Step| update.nodes.iter().filter(move |(_, node)| node.step < step).map(|(name, _)| name.clone()).collect();
         let cancel = format!("tribune update cancel {}", update.id);
         let decide = |what: &str| format!("tribune update decide {} {what}", update.id);
+        let force = || decide(&format!("--force --seen {} --why TEXT", update.ballot_revision));
         let (waiting_for, can) = match &update.phase {
             Phase::Queued { .. } => match self.waits_for(update) {
                 updates if updates.is_empty() => (WaitingFor::Master, vec![cancel]),
@@ -101,7 +102,7 @@ impl Record {
                     // Who vetoed is gone: there is nothing to overrule.
                     (WaitingFor::Decision { about: lapsed(update) }, rest.to_vec())
                 } else {
-                    let can = [decide("--force --why TEXT")].into_iter().chain(rest).collect();
+                    let can = [force()].into_iter().chain(rest).collect();
                     (WaitingFor::Decision { about }, can)
                 }
             }
@@ -122,7 +123,7 @@ impl Record {
             }
             Phase::Held { .. } => {
                 let again = update.nodes.values().any(can_be_asked_again).then(|| decide("--ask-again"));
-                let can = [Some(decide("--force --why TEXT")), again, Some(decide("--abort"))];
+                let can = [Some(force()), again, Some(decide("--abort"))];
                 (WaitingFor::Decision { about: failures(update) }, can.into_iter().flatten().collect())
             }
             Phase::Verifying => (WaitingFor::Check, vec![cancel]),

@@ -76,7 +76,7 @@ fn asking() -> Vec<Example> {
         "your decision, since 1m 0s",
         "billing/billingd (pid 412) on node n2: the day is being closed",
         "undecided, it is aborted 7d 0h after that",
-        "decide u7 --force --why TEXT",
+        "decide u7 --force --seen 2 --why TEXT",
         "decide u7 --ask-again",
         "decide u7 --abort",
     ];
