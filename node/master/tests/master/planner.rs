@@ -1,6 +1,6 @@
 //! What a request would change, and what stands in its way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 use tribune_master::{Liveness, MasterClock, plan, plan_again};
@@ -225,6 +225,22 @@ fn nodes_change_over_one_at_a_time_members_first_and_the_master_last() {
     assert_eq!(order, ["d", "b", "c", "a"].map(|name| vec![node(name)]));
     request.options.strategy = RolloutStrategy::Together;
     assert_eq!(planned(&fleet, &request).waves.len(), 1);
+}
+
+#[test]
+fn one_node_of_each_class_changes_over_at_a_time_and_voters_one_by_one() {
+    let all = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    let mut fleet = Fleet::new(&all);
+    class(&mut fleet, "core", &["b", "c", "d"]);
+    class(&mut fleet, "edge", &["e", "f"]);
+    fleet.tell(MasterCommand::MakeStandby { node: node("b") }).unwrap();
+    fleet.tell(MasterCommand::MakeVoter { node: node("b") }).unwrap();
+    let app = app(&mut fleet, "1.0.0");
+    let mut request = install(&all, &[app]);
+    request.options.allow_drift = true;
+    let waves: Vec<BTreeSet<NodeName>> =
+        planned(&fleet, &request).waves.into_iter().map(|wave| wave.into_iter().collect()).collect();
+    assert_eq!(waves, [nodes(&["c", "e", "g"]), nodes(&["d", "f", "h"]), nodes(&["b"]), nodes(&["a"])]);
 }
 
 #[test]
