@@ -44,6 +44,8 @@ pub enum Moment {
     Started,
     /// The first has settled, the second comes to its safe point.
     Settled,
+    /// All have settled, and the master has not checked what is installed.
+    Verifying,
     /// An ephemeral one runs, and waits for a user.
     Unpersisted,
     /// A user takes it back: the first has gone back, the second has not heard of it.
@@ -242,6 +244,11 @@ impl Story {
             Some(Moment::Pending) => first.tell("p/told", "hold-ready"),
             Some(Moment::Ready | Moment::Settled) => second.tell("p/told", "hold-ready"),
             Some(Moment::Go) => Ok(fs::write(first.data.join("home/closed"), "")?),
+            Some(Moment::Verifying) => VOTERS.iter().try_for_each(|node| {
+                let folder = self.cluster.node(node).held_back();
+                fs::create_dir(&folder)?;
+                Ok(fs::write(folder.join("verified"), "")?)
+            }),
             _ => Ok(()),
         }
     }
@@ -294,6 +301,10 @@ impl Story {
     /// From the safe points on.
     fn changing(&mut self, play: &mut Play) -> Result<()> {
         let Some(moment) = play.moment else { return Ok(()) };
+        if moment == Moment::Verifying {
+            self.kill(play, moment, |shown| shown["phase"] == "verifying")?;
+            return VOTERS.iter().try_for_each(|node| Ok(fs::remove_dir_all(self.cluster.node(node).held_back())?));
+        }
         let [first, second] = match moment {
             Moment::Pending => ["pending", "staged"],
             Moment::Ready => ["ready", "pending"],

@@ -160,12 +160,18 @@ impl Node {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.data.with_extension("log"))?;
         let keeper = Command::new(program("tribune"))
             .args(["run", "--data", &self.data.display().to_string()])
+            .env("TRIBUNE_HOLD_BACK", self.held_back())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()?;
         self.keeper = Some(keeper);
         eventually(&format!("node {} answers", self.name), || Ok((self.cli(&["status"])?.code == 0).then_some(())))
+    }
+
+    /// The folder of what it holds back as the master: while a file with the name of a command lies there, it does not propose that.
+    pub fn held_back(&self) -> PathBuf {
+        self.data.with_extension("hold")
     }
 
     /// A command on its own socket.

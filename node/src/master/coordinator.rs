@@ -3,6 +3,7 @@
 //! One idea: it remembers nothing. What is due follows from the record, who is there, and the time; a proposal that was lost is due
 //! again.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +55,9 @@ pub(super) async fn coordinate(reign: Arc<Reign>) {
 /// Whether it was done.
 async fn propose(reign: &Reign, command: MasterCommand) -> bool {
     let (what, update) = (command.kind(), update_of(&command).map(|update| update.to_string()));
+    if is_held_back(what) {
+        return false;
+    }
     match reign.propose(command).await {
         Ok(Ok(_)) => {
             debug!(what, update, "proposed");
@@ -70,6 +74,12 @@ async fn propose(reign: &Reign, command: MasterCommand) -> bool {
             false
         }
     }
+}
+
+/// Whether a test holds back what the master would do at once: in a debug build, while a file of that name lies in the folder that
+/// `TRIBUNE_HOLD_BACK` names. So a test can kill the master at a step that an update leaves in no time.
+fn is_held_back(what: &str) -> bool {
+    cfg!(debug_assertions) && std::env::var_os("TRIBUNE_HOLD_BACK").is_some_and(|folder| Path::new(&folder).join(what).exists())
 }
 
 fn update_of(command: &MasterCommand) -> Option<tribune_raft_store::model::UpdateId> {
