@@ -69,6 +69,11 @@ impl Belief {
         self.view.nodes.iter().filter(|node| matches!(node.raft, RaftRole::Voter { .. }))
     }
 
+    /// Whether a peer is a voter.
+    pub fn is_voter(&self, peer: &PeerId) -> bool {
+        self.voters().any(|node| network_peer(&node.peer) == Some(*peer))
+    }
+
     /// The identities of the voters.
     pub fn voter_peers(&self) -> BTreeSet<PeerId> {
         self.voters().filter_map(|node| network_peer(&node.peer)).collect()

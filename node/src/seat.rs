@@ -27,7 +27,7 @@ use crate::init::FIRST_RAFT_ID;
 use crate::listen::Networks;
 use crate::master::{Master, Parts, SESSION_LIMITS};
 use crate::problems::Problems;
-use crate::raft::{RaftError, RaftNode, RaftRuntime, RaftSettings};
+use crate::raft::{IsVoter, RaftError, RaftNode, RaftRuntime, RaftSettings};
 use crate::store::PackageStore;
 
 /// Says for which Raft id the folder of Raft is.
@@ -190,7 +190,10 @@ impl SeatKeeper {
         prepare(&folder, raft_id)?;
         let failed = |why: String| NodeError::Start { part: "Raft", why };
         let Networks { control, data } = &self.networks;
-        let raft = RaftNode::start_on(self.runtime.clone(), raft_id, &folder, control, data, self.raft_settings.clone()).await;
+        let believed = self.belief.clone();
+        let is_voter: IsVoter = Arc::new(move |peer| believed.borrow().is_voter(peer));
+        let settings = self.raft_settings.clone();
+        let raft = RaftNode::start_on(self.runtime.clone(), raft_id, &folder, (control, data), is_voter, settings).await;
         let raft = raft.map_err(|error| match error {
             RaftError::Store(error) if error.is_damage() => NodeError::DamagedRaft(error.to_string()),
             other => failed(other.to_string()),

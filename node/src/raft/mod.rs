@@ -23,6 +23,9 @@ mod snapshots;
 mod tests;
 mod wire;
 
+use std::sync::Arc;
+
+use tribune_p2p::PeerId;
 use tribune_raft_store::machine::Machine;
 use tribune_raft_store::raft_types::TypeConfig;
 
@@ -33,6 +36,8 @@ pub use node::RaftNode;
 pub use runtime::RaftRuntime;
 pub use settings::RaftSettings;
 
+/// Whether this node takes a peer for a voter: a master that a majority of the voters named told it so.
+pub type IsVoter = Arc<dyn Fn(&PeerId) -> bool + Send + Sync>;
 /// What openraft is told to work with.
 type Types = TypeConfig;
 /// openraft, with the record as its state.

@@ -32,7 +32,7 @@ use super::members::{self, Progress};
 use super::runtime::RaftRuntime;
 use super::settings::RaftSettings;
 use super::wire::MAX_ENTRY;
-use super::{Engine, serve, snapshots};
+use super::{Engine, IsVoter, serve, snapshots};
 
 /// Masters that may wait to be replaced: only the latest counts.
 const LOST: usize = 4;
@@ -77,18 +77,18 @@ impl RaftNode {
     /// Opens the store in `folder` and takes part in Raft as `id`, on threads of its own.
     ///
     /// A node that is in no Raft yet does nothing until it is [initialised](RaftNode::initialize), or until a master
-    /// [adds](RaftNode::add_standby) it. The networks' allow-lists say where the others are.
+    /// [adds](RaftNode::add_standby) it. The networks, control and data, have allow-lists that say where the others are.
     ///
     /// # Errors
     /// [`RaftError`]: a full disk, a damaged store, a store that another process has open.
     pub async fn start(
         id: u64,
         folder: &Path,
-        control: &Network,
-        data: &Network,
+        networks: (&Network, &Network),
+        is_voter: IsVoter,
         settings: RaftSettings,
     ) -> Result<Self, RaftError> {
-        Self::start_on(RaftRuntime::start()?, id, folder, control, data, settings).await
+        Self::start_on(RaftRuntime::start()?, id, folder, networks, is_voter, settings).await
     }
 
     /// The same on given threads, on which the control network runs too.
@@ -99,11 +99,11 @@ impl RaftNode {
         runtime: RaftRuntime,
         id: u64,
         folder: &Path,
-        control: &Network,
-        data: &Network,
+        (control, data): (&Network, &Network),
+        is_voter: IsVoter,
         settings: RaftSettings,
     ) -> Result<Self, RaftError> {
-        let begun = Begin { id, folder: folder.to_owned(), control: control.clone(), data: data.clone(), settings };
+        let begun = Begin { id, folder: folder.to_owned(), control: control.clone(), data: data.clone(), is_voter, settings };
         let starting = runtime.handle().spawn(begun.run(runtime.clone()));
         let shared = starting.await.map_err(|error| RaftError::Stopped(error.to_string()))??;
         Ok(Self { shared: Arc::new(shared) })
@@ -254,12 +254,13 @@ struct Begin {
     folder: PathBuf,
     control: Network,
     data: Network,
+    is_voter: IsVoter,
     settings: RaftSettings,
 }
 
 impl Begin {
     async fn run(self, runtime: RaftRuntime) -> Result<Shared, RaftError> {
-        let Self { id, folder, control, data, settings } = self;
+        let Self { id, folder, control, data, is_voter, settings } = self;
         let config = Arc::new(settings.config()?);
         let Store { log, machine, snapshots, applied, closed } = open(folder).await?;
         let peers = Peers::new(id, &control, &data, settings.election_max);
@@ -274,10 +275,10 @@ impl Begin {
         let offers = take_protocol(&data, SNAPSHOT_PROTOCOL, snapshots::LIMITS).await?;
 
         let mut tasks = JoinSet::new();
-        let answering = raft.clone();
-        let handler = move |peer, _, ask| serve::answer(answering.clone(), peer, ask);
+        let (answering, voters) = (raft.clone(), is_voter.clone());
+        let handler = move |peer, _, ask| serve::answer(answering.clone(), voters.clone(), peer, ask);
         tasks.spawn(serve_rpc(calls, serve::AT_ONCE, handler));
-        tasks.spawn(snapshots::receive_all(offers, raft.clone(), snapshots, stop.clone()));
+        tasks.spawn(snapshots::receive_all(offers, (raft.clone(), is_voter), snapshots, stop.clone()));
         let to = (to_leadership, to_failed);
         tasks.spawn(leadership::watch(raft.clone(), applied.clone(), settings.election_max, stop.clone(), to));
         tasks.spawn(leadership::stand(raft.clone(), settings.election_max * 2, losses));

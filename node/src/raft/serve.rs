@@ -7,17 +7,17 @@ use tribune_p2p::PeerId;
 use tribune_raft_store::raft_types::{Record, decode_entry};
 
 use super::wire::{Append, Ask, Candidacy, Question, Refused, Reply, WireVote};
-use super::{Engine, Types};
+use super::{Engine, IsVoter, Types};
 
 /// Messages that are answered at once.
 pub(super) const AT_ONCE: usize = 64;
 
 /// Answers a message that `peer` sent.
-pub(super) async fn answer(raft: Engine, peer: PeerId, ask: Ask) -> Reply {
+pub(super) async fn answer(raft: Engine, is_voter: IsVoter, peer: PeerId, ask: Ask) -> Reply {
     if let Err(refused) = check_id(&raft, ask.to) {
         return Reply::Refused(refused);
     }
-    match respond(&raft, peer, ask.what).await {
+    match respond(&raft, &is_voter, peer, ask.what).await {
         Ok(reply) => reply,
         Err(refused) => Reply::Refused(refused),
     }
@@ -28,32 +28,38 @@ pub(super) fn check_id(raft: &Engine, to: u64) -> Result<(), Refused> {
     if to == here { Ok(()) } else { Err(Refused::OtherId { here }) }
 }
 
-/// Whether `peer` may speak as this voter. Who is not known yet may: a standby learns who is in Raft only by what it is sent.
-pub(super) fn check_sender(raft: &Engine, peer: &PeerId, vote: &WireVote) -> Result<(), Refused> {
+/// Whether `peer` may speak as this voter. Raft itself takes whoever has the highest term at its word, so nobody else leads or stands:
+/// who is a voter by Raft's membership as it is here, or by what the node believes. A standby knows of no membership before it is
+/// sent one, and one that was away not of those that came meanwhile.
+pub(super) fn check_sender(raft: &Engine, is_voter: &IsVoter, peer: &PeerId, vote: &WireVote) -> Result<(), Refused> {
+    let claimed = vote.node();
     let metrics = raft.metrics();
     let metrics = metrics.borrow_watched();
-    match metrics.membership_config.membership().get_node(&vote.node()) {
-        Some(known) if known.peer.as_str() != peer.to_base58() => Err(Refused::NotYou { claimed: vote.node() }),
-        _ => Ok(()),
+    let membership = metrics.membership_config.membership();
+    let known = membership.get_node(&claimed);
+    if known.is_some_and(|known| known.peer.as_str() != peer.to_base58()) {
+        return Err(Refused::NotYou { claimed });
     }
+    let votes = known.is_some() && membership.voter_ids().any(|voter| voter == claimed);
+    if votes || is_voter(peer) { Ok(()) } else { Err(Refused::NoVoter { claimed }) }
 }
 
-async fn respond(raft: &Engine, peer: PeerId, question: Question) -> Result<Reply, Refused> {
+async fn respond(raft: &Engine, is_voter: &IsVoter, peer: PeerId, question: Question) -> Result<Reply, Refused> {
     match question {
         Question::Append(append) => {
-            check_sender(raft, &peer, &append.vote)?;
+            check_sender(raft, is_voter, &peer, &append.vote)?;
             append_entries(raft, append).await
         }
         Question::Vote(candidacy) => {
-            check_sender(raft, &peer, &candidacy.vote)?;
+            check_sender(raft, is_voter, &peer, &candidacy.vote)?;
             Ok(voted(raft.vote(candidate(candidacy)).await.map_err(stopped)?))
         }
         Question::PreVote(candidacy) => {
-            check_sender(raft, &peer, &candidacy.vote)?;
+            check_sender(raft, is_voter, &peer, &candidacy.vote)?;
             Ok(voted(raft.pre_vote(candidate(candidacy)).await.map_err(stopped)?))
         }
         Question::TransferLeader { from, to, last } => {
-            check_sender(raft, &peer, &from)?;
+            check_sender(raft, is_voter, &peer, &from)?;
             let request = TransferLeaderRequest::new(from.into(), to, last.map(Into::into));
             let transferred = raft.handle_transfer_leader(request).await.map_err(halted)?;
             Ok(Reply::Transferred(transferred.is_ok()))

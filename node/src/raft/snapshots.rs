@@ -17,9 +17,9 @@ use tribune_raft_store::raft_types::{SnapshotMeta, Vote, decode_meta, encode_met
 use tribune_raft_store::snapshot::format::MAX_SNAPSHOT;
 use tribune_raft_store::snapshot::{Snapshot, SnapshotError, SnapshotFile, Snapshots};
 
-use super::Engine;
 use super::serve::{check_id, check_sender};
 use super::wire::{Bytes, Refused, SnapshotOffer, SnapshotReply};
+use super::{Engine, IsVoter};
 
 /// Of one snapshot at a time there is a copy on its way in.
 const AT_ONCE: usize = 1;
@@ -75,7 +75,12 @@ pub(super) async fn send(data: &Network, peer: PeerId, to: u64, vote: &Vote, sna
 }
 
 /// Takes in the snapshots that others offer, until it is told to stop.
-pub(super) async fn receive_all(mut offers: Incoming, raft: Engine, snapshots: Snapshots, stop: CancellationToken) {
+pub(super) async fn receive_all(
+    mut offers: Incoming,
+    (raft, is_voter): (Engine, IsVoter),
+    snapshots: Snapshots,
+    stop: CancellationToken,
+) {
     let places = std::sync::Arc::new(Semaphore::new(AT_ONCE));
     // Ended with this function: a receiver keeps the store open.
     let mut receivers = JoinSet::new();
@@ -86,10 +91,10 @@ pub(super) async fn receive_all(mut offers: Incoming, raft: Engine, snapshots: S
             arrival = offers.next() => arrival,
         };
         let Some(Arrival { peer, mut channel, .. }) = arrival else { break };
-        let (raft, snapshots, places) = (raft.clone(), snapshots.clone(), places.clone());
+        let (raft, is_voter, snapshots, places) = (raft.clone(), is_voter.clone(), snapshots.clone(), places.clone());
         receivers.spawn(async move {
             let taken = match places.try_acquire() {
-                Ok(_place) => receive(&mut channel, peer, &raft, &snapshots).await,
+                Ok(_place) => receive(&mut channel, peer, (&raft, &is_voter), &snapshots).await,
                 Err(_) => refuse(&mut channel, Refused::Busy).await,
             };
             if let Err(error) = taken {
@@ -104,9 +109,14 @@ async fn refuse(channel: &mut Channel, refused: Refused) -> Result<(), ChannelEr
     channel.send(&SnapshotReply::Refused(refused)).await
 }
 
-async fn receive(channel: &mut Channel, peer: PeerId, raft: &Engine, snapshots: &Snapshots) -> Result<(), ChannelError> {
+async fn receive(
+    channel: &mut Channel,
+    peer: PeerId,
+    (raft, is_voter): (&Engine, &IsVoter),
+    snapshots: &Snapshots,
+) -> Result<(), ChannelError> {
     let offer: SnapshotOffer = channel.expect().await?;
-    let meta = match judge(raft, peer, &offer) {
+    let meta = match judge(raft, is_voter, peer, &offer) {
         Ok(meta) => meta,
         Err(refused) => return refuse(channel, refused).await,
     };
@@ -122,9 +132,9 @@ async fn receive(channel: &mut Channel, peer: PeerId, raft: &Engine, snapshots: 
     channel.send(&reply).await
 }
 
-fn judge(raft: &Engine, peer: PeerId, offer: &SnapshotOffer) -> Result<SnapshotMeta, Refused> {
+fn judge(raft: &Engine, is_voter: &IsVoter, peer: PeerId, offer: &SnapshotOffer) -> Result<SnapshotMeta, Refused> {
     check_id(raft, offer.to)?;
-    check_sender(raft, &peer, &offer.vote)?;
+    check_sender(raft, is_voter, &peer, &offer.vote)?;
     if offer.bytes > MAX_SNAPSHOT {
         return Err(Refused::Snapshot(SnapshotError::TooLong.to_string()));
     }

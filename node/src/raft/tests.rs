@@ -5,13 +5,18 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use futures::future::join_all;
+use openraft::impls::leader_id_std::LeaderId;
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
+use tribune_messages::{RAFT_PROTOCOL, SNAPSHOT_PROTOCOL};
+use tribune_p2p::rpc::RpcClient;
 use tribune_p2p::{AllowList, Identity, Multiaddr, Network, NetworkConfig};
 use tribune_raft_store::command::{Birth, Body, MasterCommand, NewNode, Rejection};
 use tribune_raft_store::model::{ClusterId, Facts, NodeName, PeerId, PrincipalName, PublicKey};
+use tribune_raft_store::raft_types::Vote;
 
+use super::wire::{Append, Ask, Bytes, Candidacy, Question, Refused, Reply, SnapshotOffer, SnapshotReply, WireVote};
 use super::*;
 
 const LONG: Duration = Duration::from_secs(30);
@@ -50,8 +55,13 @@ impl Host {
     }
 
     async fn raft(&self, id: u64) -> RaftNode {
+        self.raft_among(id, Arc::new(|_| true)).await
+    }
+
+    async fn raft_among(&self, id: u64, is_voter: IsVoter) -> RaftNode {
         let settings = RaftSettings { snapshot_every: 20, keep_entries: 5, ..RaftSettings::default() };
-        let raft = RaftNode::start(id, self.folder.path(), &self.control, &self.data, settings).await.unwrap();
+        let networks = (&self.control, &self.data);
+        let raft = RaftNode::start(id, self.folder.path(), networks, is_voter, settings).await.unwrap();
         self.rafts.lock().unwrap().push(raft.clone());
         raft
     }
@@ -91,14 +101,19 @@ async fn hosts(count: usize) -> Vec<Host> {
 
 /// A cluster of this many voters, in which the first is master.
 async fn cluster(hosts: &[Host]) -> Vec<RaftNode> {
-    let first = hosts[0].raft(0).await;
+    cluster_among(hosts, Arc::new(|_| true)).await
+}
+
+/// The same, where these are taken for voters besides those that Raft knows of.
+async fn cluster_among(hosts: &[Host], is_voter: IsVoter) -> Vec<RaftNode> {
+    let first = hosts[0].raft_among(0, is_voter.clone()).await;
     first.initialize(hosts[0].peer()).await.unwrap();
     first.initialize(hosts[0].peer()).await.unwrap();
     until_master(&first).await;
     first.propose(birth(&hosts[0])).await.unwrap().unwrap();
     let mut nodes = vec![first];
     for (id, host) in (0_u64..).zip(hosts).skip(1) {
-        nodes.push(host.raft(id).await);
+        nodes.push(host.raft_among(id, is_voter.clone()).await);
         nodes[0].add_standby(id, host.peer()).await.unwrap();
         until_caught_up(&nodes[0], id).await;
     }
@@ -350,5 +365,35 @@ async fn a_voter_that_restarts_in_its_process_is_spoken_to_again() {
     until_applied(&again, index).await;
     // A majority of three needs it now.
     hosts[1].kill(nodes.remove(1)).await;
+    propose(&nodes[0]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_is_no_voter_leads_nobody_and_gets_no_vote() {
+    let hosts = hosts(4).await;
+    let voters: BTreeSet<_> = hosts[..3].iter().map(|host| host.identity.peer_id()).collect();
+    let nodes = cluster_among(&hosts[..3], Arc::new(move |peer| voters.contains(peer))).await;
+    let before = until_master(&nodes[0]).await;
+
+    let stranger = RpcClient::new(hosts[3].control.clone(), RAFT_PROTOCOL, client::LIMITS);
+    let vote =
+        |node, committed| WireVote::from(&Vote { leader_id: LeaderId { term: before.term + 9, voted_for: node }, committed });
+    let append = |node| Question::Append(Append { vote: vote(node, true), prev: None, entries: Vec::new(), commit: None });
+    let candidacy = |node| Candidacy { vote: vote(node, false), last: None, transfer: true };
+    // Under an id that nobody has, and under a voter's.
+    for node in [77, 1] {
+        for what in [append(node), Question::Vote(candidacy(node)), Question::PreVote(candidacy(node))] {
+            let reply: Reply = stranger.call(hosts[0].identity.peer_id(), &Ask { to: 0, what }, LONG).await.unwrap();
+            let refused = matches!(reply, Reply::Refused(Refused::NoVoter { claimed: 77 } | Refused::NotYou { claimed: 1 }));
+            assert!(refused, "{reply:?}");
+        }
+        let mut channel =
+            hosts[3].data.open(hosts[0].identity.peer_id(), &[], SNAPSHOT_PROTOCOL, snapshots::LIMITS).await.unwrap();
+        let offer = SnapshotOffer { to: 0, vote: vote(node, true), meta: Bytes(Vec::new()), bytes: 1 };
+        channel.send(&offer).await.unwrap();
+        let reply: SnapshotReply = channel.expect().await.unwrap();
+        assert!(matches!(reply, SnapshotReply::Refused(Refused::NoVoter { .. } | Refused::NotYou { .. })), "{reply:?}");
+    }
+    assert_eq!(nodes[0].leadership().borrow().term, before.term);
     propose(&nodes[0]).await;
 }

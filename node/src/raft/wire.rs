@@ -83,6 +83,8 @@ pub(super) enum Refused {
     OtherId { here: u64 },
     #[error("it knows voter {claimed} under another identity")]
     NotYou { claimed: u64 },
+    #[error("it knows of no voter {claimed}")]
+    NoVoter { claimed: u64 },
     #[error("it cannot read an entry: {0}")]
     Malformed(String),
     #[error("Raft stopped there: {0}")]

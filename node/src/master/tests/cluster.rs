@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -79,8 +80,16 @@ impl Cluster {
         let folder = tempfile::tempdir().unwrap();
         let (control, data) = (network(&me, "control").await, network(&me, "data").await);
         let raft_folder = folder.path().join("raft");
-        let raft =
-            RaftNode::start_on(RaftRuntime::current(), 0, &raft_folder, &control, &data, RaftSettings::default()).await.unwrap();
+        let raft = RaftNode::start_on(
+            RaftRuntime::current(),
+            0,
+            &raft_folder,
+            (&control, &data),
+            Arc::new(|_| true),
+            RaftSettings::default(),
+        )
+        .await
+        .unwrap();
         raft.initialize(from_peer(&me.peer_id())).await.unwrap();
         soon("the mastership", raft.leadership().wait_for(|now| now.is_master)).await.unwrap();
         let birth = Birth {
