@@ -162,10 +162,10 @@ fn forward(journal: &Journal, want: Option<&Want>, facts: Facts<'_>) -> Do {
 
 /// Everything is staged, and the changeover should come: whoever started since is asked first.
 fn before_changeover(journal: &Journal, want: Option<&Want>, facts: Facts<'_>) -> Do {
-    let was_ready = journal.attempts.contains(&tribune_raft_store::model::NodeReport::Ready);
-    if want == Some(&Want::Settled) && was_ready {
-        // The go came for a readiness that this node has taken back.
-        return Do::StayBack { why: Some("the go came when this node was no longer ready".into()) };
+    if want == Some(&Want::Settled) {
+        // A go comes only for a readiness that was reported: this node has taken it back. What is vetoed now would wait for ever, as
+        // the record takes no answers after a go.
+        return Do::StayBack { why: Some(no_longer_ready(journal)) };
     }
     if facts.lease == Lease::RanOut || !journal.all_answered() || facts.registered == Seen::Before {
         Do::Wait
@@ -175,6 +175,14 @@ fn before_changeover(journal: &Journal, want: Option<&Want>, facts: Facts<'_>) -
         Do::Wait
     } else {
         Do::Prepare
+    }
+}
+
+fn no_longer_ready(journal: &Journal) -> String {
+    let why = "the go came when this node was no longer ready";
+    match journal.standing_vetoes() {
+        vetoes if vetoes.is_empty() => why.into(),
+        vetoes => format!("{why}; vetoed by {}", vetoes.join("; ")),
     }
 }
 

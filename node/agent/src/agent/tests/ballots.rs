@@ -147,6 +147,31 @@ async fn a_registered_process_that_was_restarted_since_it_accepted_is_asked_befo
 }
 
 #[tokio::test]
+async fn a_go_for_a_readiness_that_a_newcomers_veto_ended_is_reported_as_not_taken() {
+    let mut world = World::new();
+    let agent = world.agent().await;
+    let update = speaking(&mut world, &agent, json!({})).await;
+    let first = Stranger::start(&world);
+    agent.register(registration(&world)).await.unwrap();
+    update.to_ready(&agent).await;
+    world.keeper.log();
+    std::fs::write(world.folder.path().join("no"), "I have just begun").unwrap();
+    drop(first);
+    let _second = Stranger::start(&world);
+    update.until(&agent, |reports| vetoed(reports, "I have just begun")).await;
+    until("it goes on as before", || world.heard().contains(&"app/base 1.0.0 resume".to_owned())).await;
+    // The master had committed it before it heard of the veto, and hears no veto after it.
+    update.want(&agent, Want::Settled);
+    let reports = update.until(&agent, regressed).await;
+    let Some(NodeReport::Regressed { current, why: Some(why) }) = reports.last() else { panic!("{reports:?}") };
+    assert_eq!(current.number, 1);
+    assert_eq!(why, "the go came when this node was no longer ready; vetoed by stranger: I have just begun");
+    update.end(&agent, Outcome::Regressed).await;
+    assert!(world.keeper.log().is_empty(), "no process was touched");
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn deferrals_are_asked_again_and_end_as_a_veto_when_their_cap_has_passed_also_when_the_agent_dies() {
     let mut world = World::new();
     let agent = world.agent().await;
