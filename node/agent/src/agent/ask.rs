@@ -29,6 +29,8 @@ pub(super) struct Touchee {
     pub(super) name: String,
     pub(super) role: Role,
     pub(super) manners: Manners,
+    /// Why it cannot be told which process it is; `process` only stands for it then.
+    pub(super) missing: Option<String>,
 }
 
 /// How a process is treated: its module or its registration says so.
@@ -187,12 +189,16 @@ impl Task {
             let members = self.members(main);
             // When only workers speak, they speak for the module.
             if matches!(manners.how, AskHow::Hook(_)) || members.is_empty() || self.state.connected.contains_key(&main) {
-                touchees.push(Touchee { process: main, name: kid.id.key.clone(), role, manners: manners.clone() });
+                let (name, manners) = (kid.id.key.clone(), manners.clone());
+                touchees.push(Touchee { process: main, name, role, manners, missing: None });
             }
             // The hook answers for the main process; a worker that speaks answers for itself.
             let how = if matches!(manners.how, AskHow::Hook(_)) { AskHow::Auto } else { manners.how.clone() };
             let manners = Manners { how, ..manners };
-            let member = |process| Touchee { process, name: kid.id.key.clone(), role, manners: manners.clone() };
+            let member = |process| {
+                let (name, manners) = (kid.id.key.clone(), manners.clone());
+                Touchee { process, name, role, manners, missing: None }
+            };
             touchees.extend(members.into_iter().map(member));
         }
         for registered in self.state.register.touchees(scope) {
@@ -283,6 +289,10 @@ impl Task {
             journal.asked.insert(ask.process, ask.name.clone());
         }
         let processes: Vec<_> = asks.iter().map(|ask| ask.process).collect();
+        for stand_in in processes.iter().filter(|process| process.is_stand_in()) {
+            // It stood for another process before, which was found.
+            journal.polls.iter_mut().for_each(|poll| poll.forget(*stand_in));
+        }
         let (poll, actions) = Poll::begin(question, asks, now);
         journal.polls.push(poll);
         self.write(journal).await?;
@@ -293,8 +303,9 @@ impl Task {
         Ok(Moved::Yes)
     }
 
-    fn how_to_ask(&self, touchee: &Touchee) -> Ask {
-        let Touchee { process, name, role, manners: Manners { how, silent, within, ready_within: _ } } = touchee;
+    pub(super) fn how_to_ask(&self, touchee: &Touchee) -> Ask {
+        let Touchee { process, name, role, manners: Manners { how, silent, within, ready_within: _ }, missing } = touchee;
+        let node = &self.config.node;
         Ask {
             process: *process,
             name: name.clone(),
@@ -311,6 +322,8 @@ impl Task {
                 SilenceMeans::Veto => Silent::Veto,
                 SilenceMeans::Accept => Silent::Accept,
             },
+            // The sentence stands by itself: what is shown of a veto without a process is only its reason.
+            missing: missing.as_ref().map(|why| format!("it cannot be told which process {name} on node {node} is: {why}")),
         }
     }
 

@@ -327,8 +327,17 @@ impl Journal {
         self.deferred_ms = self.deferred_ms.max(held_up);
     }
 
+    /// Whether a process that has not answered could not be found.
+    pub fn awaits_stand_in(&self) -> bool {
+        self.polls.iter().any(|poll| poll.processes().any(|process| process.is_stand_in() && poll.awaits(process)))
+    }
+
     /// Whether this process was asked in a round that counts.
     pub fn was_asked(&self, process: ProcessId) -> bool {
+        if process.is_stand_in() {
+            // What stands for a process does so anew each time that it cannot be found.
+            return self.polls.iter().any(|poll| poll.counts(process));
+        }
         self.polls.iter().any(|poll| poll.processes().any(|asked| asked == process))
     }
 

@@ -15,7 +15,9 @@ impl Task {
     pub(super) async fn prepare(&mut self, id: UpdateId) -> Result<Moved, Stuck> {
         let (Some(scope), Some(mut journal)) = (self.scope(id), self.journal(id)) else { return Ok(Moved::No) };
         let now = self.now();
-        let touchees = self.touchees(&scope);
+        let mut touchees = self.touchees(&scope);
+        // Who could not be found cannot be told, and was gone past, or its silence is consent.
+        touchees.retain(|one| one.missing.is_none());
         journal.tries += 1;
         journal.mark(NodeReport::Pending);
         journal.stage = Stage::Pending { processes: touchees.iter().map(|one| self.readying(one, now)).collect() };

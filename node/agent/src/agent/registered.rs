@@ -113,7 +113,7 @@ impl Register {
         }
     }
 
-    /// Those that an update touches, as they run now.
+    /// Those that an update touches, as they run now; one of which it cannot be told which process it is has a stand-in.
     pub(super) fn touchees<'a>(&'a self, scope: &'a Scope) -> impl Iterator<Item = Touchee> + 'a {
         let Scope { old, new, touched } = scope;
         let affected = move |one: &&Registered| {
@@ -122,9 +122,16 @@ impl Register {
         };
         self.all.values().filter(affected).filter_map(|one| {
             let Registration { name, hook, silent, within, ready_within, .. } = &one.registration;
-            let how = hook.clone().map_or(AskHow::Socket, AskHow::Hook);
+            let missing = one.trouble.clone().filter(|_| one.process.is_none());
+            let (process, how) = match (one.process, hook, &missing) {
+                (Some(process), Some(hook), _) => (process, AskHow::Hook(hook.clone())),
+                (Some(process), None, _) => (process, AskHow::Socket),
+                // No hook can answer for it.
+                (None, _, Some(_)) => (ProcessId::stand_in(name.as_str()), AskHow::Socket),
+                (None, _, None) => return None,
+            };
             let manners = Manners { how, silent: *silent, within: *within, ready_within: *ready_within };
-            Some(Touchee { process: one.process?, name: name.to_string(), role: Role::Affected, manners })
+            Some(Touchee { process, name: name.to_string(), role: Role::Affected, manners, missing })
         })
     }
 
@@ -206,7 +213,7 @@ impl Task {
         self.storage.save(REGISTERED, &others).await.map_err(|error| error.to_string())?;
         self.state.register.all.remove(name);
         tracing::info!(%name, "a process is registered no more");
-        if let Some(process) = process {
+        for process in process.into_iter().chain([ProcessId::stand_in(name.as_str())]) {
             self.withdraw(process);
         }
         Ok(())
@@ -267,12 +274,16 @@ impl Task {
             if let Some(why) = trouble.as_ref().filter(|why| one.trouble.as_ref() != Some(why)) {
                 tracing::warn!(%name, why, "a registered process cannot be found");
             }
+            let told = trouble.is_none();
             one.trouble = trouble;
             if std::mem::replace(&mut one.process, process) != process
                 && let Some(process) = process
             {
                 tracing::info!(%name, %process, "a registered process runs");
                 self.desk.watch(process).await;
+            }
+            if told {
+                self.stand_down(ProcessId::stand_in(name.as_str()), process).await;
             }
         }
         // Whoever asked may have lost interest.
@@ -284,6 +295,33 @@ impl Task {
             Asker::Registrant(name, answer) => {
                 let info = self.state.register.all.get(&name).map(|one| self.registered_info(one));
                 drop(answer.send(info.ok_or_else(|| format!("process {name} was registered, and is no more"))));
+            }
+        }
+    }
+
+    /// It can be told again which process is meant: nothing stands for it any more. While that had not answered, the process is
+    /// asked in its place; later, like any that started since.
+    async fn stand_down(&mut self, stand_in: ProcessId, process: Option<ProcessId>) {
+        let now = self.now();
+        let asked = self.state.updates.values().filter(|open| open.journal.is_early() && open.journal.was_asked(stand_in));
+        for id in asked.map(|open| open.journal.update).collect::<Vec<_>>() {
+            let touchees = self.scope(id).map(|scope| self.touchees(&scope)).unwrap_or_default();
+            let found = touchees.iter().find(|touchee| Some(touchee.process) == process).map(|touchee| self.how_to_ask(touchee));
+            let Some(mut journal) = self.journal(id) else { continue };
+            let found = found.filter(|ask| !journal.was_asked(ask.process));
+            let mut actions = Vec::new();
+            if let (Some(ask), Some(poll)) = (found, journal.polls.iter_mut().find(|poll| poll.awaits(stand_in))) {
+                tracing::info!(update = %journal.name, process = %ask.process, name = ask.name, "asking, now that it was found");
+                journal.asked.insert(ask.process, ask.name.clone());
+                actions = poll.put_in_place(stand_in, ask, now);
+            }
+            for poll in &mut journal.polls {
+                // An end is never refused.
+                let _ = poll.handle(now, Event::Gone(stand_in));
+            }
+            if let Some(open) = self.state.updates.get_mut(&id).filter(|open| open.journal != journal) {
+                *open.note() = journal;
+                self.perform(id, actions).await;
             }
         }
     }

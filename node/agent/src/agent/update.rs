@@ -163,8 +163,8 @@ fn forward(journal: &Journal, want: Option<&Want>, facts: Facts<'_>) -> Do {
 /// Everything is staged, and the changeover should come: whoever started since is asked first.
 fn before_changeover(journal: &Journal, want: Option<&Want>, facts: Facts<'_>) -> Do {
     if want == Some(&Want::Settled) {
-        // A go comes only for a readiness that was reported: this node has taken it back. What is vetoed now would wait for ever, as
-        // the record takes no answers after a go.
+        // A go comes only for a readiness that was reported: this node has taken it back. It does not wait for answers, as the
+        // record takes none after a go.
         return Do::StayBack { why: Some(no_longer_ready(journal)) };
     }
     if facts.lease == Lease::RanOut || !journal.all_answered() || facts.registered == Seen::Before {
@@ -186,10 +186,11 @@ fn no_longer_ready(journal: &Journal) -> String {
     }
 }
 
-/// Whether it matters now who the processes are that this node did not start: before anybody is asked, and from just before
-/// the changeover on.
+/// Whether it matters now who the processes are that this node did not start: before anybody is asked, while one of them could
+/// not be found to be asked, and from just before the changeover on.
 pub fn looks(journal: &Journal, want: Option<&Want>) -> bool {
     match &journal.stage {
+        _ if journal.is_early() && journal.awaits_stand_in() => true,
         Stage::Asking => journal.asking == Asking::ToBegin,
         Stage::Staged => matches!(want, Some(Want::Ready | Want::Settled)),
         Stage::Pending { .. } | Stage::Ready { .. } => true,

@@ -20,9 +20,26 @@ pub struct ProcessId {
     pub start_time: u64,
 }
 
+impl ProcessId {
+    /// Stands for the process of this name while it cannot be told which one that is. No process has the pid 0.
+    #[must_use]
+    pub fn stand_in(name: &str) -> Self {
+        let mut start_time = [0; 8];
+        // As many bytes as a JSON number surely keeps.
+        start_time[..6].copy_from_slice(&blake3::hash(name.as_bytes()).as_bytes()[..6]);
+        Self { pid: 0, start_time: u64::from_le_bytes(start_time) }
+    }
+
+    /// Whether it only stands for a process.
+    #[must_use]
+    pub fn is_stand_in(self) -> bool {
+        self.pid == 0
+    }
+}
+
 impl fmt::Display for ProcessId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "pid {}", self.pid)
+        if self.is_stand_in() { write!(f, "pid unknown") } else { write!(f, "pid {}", self.pid) }
     }
 }
 
@@ -40,10 +57,16 @@ pub struct Sighting {
 /// # Errors
 /// `NotFound` when no process has it; else what reading `/proc` says.
 pub fn look_up(pid: u32) -> io::Result<Sighting> {
-    let stat = fs::read(format!("/proc/{pid}/stat"))?;
+    let stat = fs::read(format!("/proc/{pid}/stat")).map_err(none_is_not_found)?;
     let (group, start_time) = parse_stat(&stat)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat is not as proc(5) describes it")))?;
     Ok(Sighting { id: ProcessId { pid, start_time }, group })
+}
+
+/// A process that ends between the opening of its file and the reading has ended all the same.
+fn none_is_not_found(error: io::Error) -> io::Error {
+    let ended = error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error());
+    if ended { io::Error::new(io::ErrorKind::NotFound, error) } else { error }
 }
 
 /// Process group and start time from the text of `/proc/PID/stat`, whose second field, the command in parentheses, may
@@ -117,6 +140,18 @@ mod tests {
         assert_eq!(parse_stat(stat), Some((76, 123_456)));
         assert_eq!(parse_stat(b"77 (cat"), None);
         assert_eq!(parse_stat(b""), None);
+    }
+
+    #[test]
+    fn a_process_that_ends_while_it_is_looked_up_is_gone_and_not_unknown() {
+        use std::io::Read;
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let mut stat = fs::File::open(format!("/proc/{}/stat", child.id())).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let error = stat.read_to_end(&mut Vec::new()).unwrap_err();
+        assert_eq!(none_is_not_found(error).kind(), io::ErrorKind::NotFound);
+        assert_eq!(look_up(child.id()).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[tokio::test]

@@ -122,6 +122,87 @@ async fn a_registered_process_that_says_nothing_and_has_no_hook_has_vetoed_unles
     agent.stop().await;
 }
 
+fn stand_in(reports: &[NodeReport]) -> Option<&BallotCast> {
+    voted(reports)?.iter().find(|ballot| ballot.process.pid == 0)
+}
+
+#[tokio::test]
+async fn a_registered_process_that_cannot_be_found_has_vetoed_and_is_asked_once_it_is_found() {
+    let mut world = World::new();
+    let agent = world.agent().await;
+    let mut update = speaking(&mut world, &agent, json!({})).await;
+    std::fs::write(world.folder.path().join("stranger.pid"), "ten").unwrap();
+    let lost = Registration { within: Span::from_millis(300), ..registration(&world) };
+    agent.register(lost.clone()).await.unwrap();
+    update.want(&agent, Want::Voted);
+    let reports = update.until(&agent, |reports| stand_in(reports).is_some()).await;
+    let veto = stand_in(&reports).unwrap().clone();
+    let why = veto.standing_veto().unwrap();
+    assert!(why.starts_with("it cannot be told which process stranger on node n1 is: pid file /"), "{why}");
+    assert!(why.ends_with("stranger.pid: it does not hold the number of a process"), "{why}");
+    agent.stop().await;
+
+    let agent = world.agent().await;
+    update.overruled.push(Overruling { process: veto.process.clone(), by: "anna".into(), why: "a leak".into() });
+    update.to_ready(&agent).await;
+    let _stranger = Stranger::start(&world);
+    std::fs::write(world.folder.path().join("no"), "here I am").unwrap();
+    let reports = update.until(&agent, |reports| vetoed(reports, "here I am")).await;
+    assert!(stand_in(&reports).unwrap().lapsed);
+    update.end(&agent, Outcome::Aborted).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn the_veto_of_a_registered_process_that_cannot_be_found_lapses_with_its_registration() {
+    let mut world = World::new();
+    let agent = world.agent().await;
+    let update = speaking(&mut world, &agent, json!({})).await;
+    std::fs::write(world.folder.path().join("stranger.pid"), "ten").unwrap();
+    agent.register(Registration { within: Span::from_millis(300), ..registration(&world) }).await.unwrap();
+    update.want(&agent, Want::Voted);
+    update.until(&agent, |reports| stand_in(reports).is_some_and(|ballot| !ballot.lapsed)).await;
+    agent.unregister("stranger".parse().unwrap()).await.unwrap();
+    update.until(&agent, |reports| stand_in(reports).is_some_and(|ballot| ballot.lapsed)).await;
+    update.end(&agent, Outcome::Aborted).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn the_silence_of_a_registered_process_that_cannot_be_found_is_consent_if_it_says_so() {
+    let mut world = World::new();
+    let agent = world.agent().await;
+    let update = speaking(&mut world, &agent, json!({})).await;
+    std::fs::write(world.folder.path().join("stranger.pid"), "ten").unwrap();
+    let within = Span::from_millis(300);
+    agent.register(Registration { silent: Silent::Accept, within, ..registration(&world) }).await.unwrap();
+    update.to_ready(&agent).await;
+    update.want(&agent, Want::Settled);
+    let reports = update.until(&agent, settled).await;
+    assert_eq!(stand_in(&reports).map(|ballot| &ballot.answer), Some(&Answer::Accept));
+    update.end(&agent, Outcome::Completed).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_registered_process_whose_pid_file_is_empty_for_a_moment_is_asked_itself() {
+    let mut world = World::new();
+    let agent = world.agent().await;
+    let update = speaking(&mut world, &agent, json!({})).await;
+    std::fs::write(world.folder.path().join("stranger.pid"), "").unwrap();
+    agent.register(registration(&world)).await.unwrap();
+    update.want(&agent, Want::Voted);
+    let asked = |reports: &[NodeReport]| matches!(reports, [NodeReport::Asked { processes }] if processes.len() == 2);
+    update.until(&agent, asked).await;
+    let stranger = Stranger::start(&world);
+    let reports = update.until(&agent, |reports| voted(reports).is_some()).await;
+    let answers: Vec<_> = voted(&reports).unwrap().iter().map(|ballot| (ballot.process.pid, ballot.answer.clone())).collect();
+    let base = world.keeper.running()[0].2;
+    assert_eq!(answers, [(base, Answer::Accept), (stranger.0.id(), Answer::Accept)]);
+    update.end(&agent, Outcome::Aborted).await;
+    agent.stop().await;
+}
+
 #[tokio::test]
 async fn a_registered_process_that_was_restarted_since_it_accepted_is_asked_before_the_changeover() {
     let mut world = World::new();

@@ -11,7 +11,9 @@
 //! | `Hook` | either | the hook answers for it |
 //!
 //! A real answer always beats silence while the round is open. A process may veto after it accepted; whether that is
-//! still in time is for the update to say. One that ends abstains, and a veto or deferral it gave lapses with it.
+//! still in time is for the update to say. One that ends abstains, and a veto or deferral it gave lapses with it. What
+//! only stands for a process that cannot be found never answers: the silence rule holds for it, unless the process is
+//! found first and asked in its place.
 
 mod poll;
 #[cfg(test)]
@@ -62,6 +64,9 @@ pub struct Ask {
     pub within_ms: u64,
     /// What its silence means.
     pub silent: Silent,
+    /// Why it cannot be told which process it is, as a sentence; `process` only stands for it then, and cannot answer.
+    #[serde(default)]
+    pub missing: Option<String>,
 }
 
 /// How a process is asked (`ask.how` of its module).

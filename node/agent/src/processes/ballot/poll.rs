@@ -140,6 +140,30 @@ impl Poll {
         self.entries.iter().map(|entry| entry.ask.process)
     }
 
+    /// Whether this process has not answered yet.
+    #[must_use]
+    pub fn awaits(&self, process: ProcessId) -> bool {
+        self.entries.iter().any(|entry| entry.ask.process == process && !matches!(entry.state, State::Done { .. }))
+    }
+
+    /// Whether this process was asked, and neither abstained nor has what it said lapsed.
+    #[must_use]
+    pub fn counts(&self, process: ProcessId) -> bool {
+        let lapsed =
+            |state: &State| matches!(state, State::Done { answer: Answer::Abstain, .. } | State::Done { lapsed: Some(_), .. });
+        self.entries.iter().any(|entry| entry.ask.process == process && !lapsed(&entry.state))
+    }
+
+    /// Asks a process in the place of what stood for it, which has not answered.
+    #[must_use]
+    pub fn put_in_place(&mut self, stand_in: ProcessId, ask: Ask, now: Moment) -> Vec<Action> {
+        let (state, action) = first_step(&self.question, &ask, now);
+        if let Some(entry) = self.find(stand_in) {
+            *entry = Entry { ask, state };
+        }
+        action.into_iter().collect()
+    }
+
     /// Takes a process out of this round: its answer does not count any more.
     pub fn forget(&mut self, process: ProcessId) {
         self.entries.retain(|entry| entry.ask.process != process);
@@ -313,6 +337,7 @@ impl Entry {
     fn silence(&self) -> Answer {
         let limit = std::time::Duration::from_millis(self.ask.within_ms);
         let reason = match (&self.state, self.ask.how) {
+            _ if let Some(why) = &self.ask.missing => worded(why),
             (State::AwaitingHello { .. }, _) => format!("no answer: it did not say hello within {limit:?}"),
             // The hook's runner has its own limit; this is for a runner that was lost.
             (_, How::Hook) => format!("hook did not end within {limit:?}"),
@@ -332,6 +357,7 @@ impl Entry {
 
     fn waits_for(&self) -> Option<String> {
         match (&self.state, self.ask.how) {
+            (State::AwaitingHello { .. }, _) if self.ask.missing.is_some() => Some("its process to be found".to_owned()),
             (State::AwaitingHello { .. }, _) => Some("its hello".to_owned()),
             (State::Asked { .. }, How::Hook) => Some("its hook".to_owned()),
             (State::Asked { .. }, How::Auto | How::Socket | How::Never) => Some("its answer".to_owned()),

@@ -13,7 +13,8 @@ fn id(pid: u32) -> ProcessId {
 }
 
 fn ask(pid: u32, how: How, speech: Speech) -> Ask {
-    Ask { process: id(pid), name: format!("p/{pid}"), role: Role::Replaced, how, speech, within_ms: 5_000, silent: Silent::Veto }
+    let (name, role, silent) = (format!("p/{pid}"), Role::Replaced, Silent::Veto);
+    Ask { process: id(pid), name, role, how, speech, within_ms: 5_000, silent, missing: None }
 }
 
 fn socket(pid: u32) -> Ask {

@@ -231,8 +231,12 @@ impl Desk {
         answered.await.unwrap_or(Err(SendError::Closed))
     }
 
-    /// Asks for [`DeskEvent::Gone`] when this process ends, whether it is connected or not; at once if it has ended.
+    /// Asks for [`DeskEvent::Gone`] when this process ends, whether it is connected or not; at once if it has ended. What only
+    /// stands for a process never ends.
     pub async fn watch(&self, process: ProcessId) {
+        if process.is_stand_in() {
+            return;
+        }
         // Without a desk there is nobody to tell.
         let _ = self.commands.send(Command::Watch(process)).await;
     }

@@ -253,6 +253,7 @@ async fn one_round_asks_three_processes_and_hears_a_veto_word_for_word_a_slow_ac
             speech: Speech::SaidHello,
             within_ms: 60_000,
             silent: Silent::Veto,
+            missing: None,
         });
     }
     let question = Question { proposal: proposal("u", 1), began: 0, deferred_ms: 0, max_defer_ms: 0 };
