@@ -16,7 +16,7 @@ fn package(name: &str, version: &str) -> PackageSource {
 }
 
 /// Builds an image of these packages with this target list, and gives its path.
-fn image(cluster: &Cluster, name: &str, targets: &str, packages: &[PackageSource]) -> Result<String> {
+pub(crate) fn image(cluster: &Cluster, name: &str, targets: &str, packages: &[PackageSource]) -> Result<String> {
     let list = cluster.folder().join(format!("{name}.toml"));
     fs::write(&list, targets)?;
     let file = cluster.folder().join(format!("{name}.timg")).display().to_string();
@@ -129,11 +129,11 @@ fn claim_26_api_providers_and_consumers_are_metadata_that_package_show_gives() -
     let provides = texts(&find("ledgerd")?["provides"]);
     ensure!(provides == BTreeSet::from(["audit.api@2.0.0".into(), "ledger.api@1.4.0".into()]), "{shown}");
     let consumes = texts(&find("billingd")?["consumes"]);
-    let expected = ["audit.api@2 every", "clock.api@1 on node", "ledger.api@^1.4"].map(str::to_owned);
-    ensure!(consumes.len() == 3, "{consumes:?}, expected {expected:?}");
+    let expected = ["audit.api@^2 every", "clock.api@^1 on node", "ledger.api@^1.4"];
+    ensure!(consumes == expected.map(str::to_owned).into(), "{consumes:?}, expected {expected:?}");
     // What a person reads has them too.
     let text = node.cli(&["package", "show", "p@1.0.0"])?.expect(0)?.stdout;
-    for api in ["ledger.api@1.4.0", "audit.api@2.0.0", "clock.api", "on node", "every"] {
+    for api in ["ledger.api@1.4.0", "audit.api@2.0.0"].into_iter().chain(expected) {
         ensure!(text.contains(api), "{api} is not shown:\n{text}");
     }
     // The plan goes by it: nothing provides clock.api on the node.
