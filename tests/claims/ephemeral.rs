@@ -5,19 +5,11 @@ use serde_json::{Value, json};
 use tribune_tests::probe::Said;
 use tribune_tests::{Cluster, Node, NodeOptions, PackageSource, eventually};
 
+use crate::changeover::{all_heard, pids, source, went_in_order};
 use crate::discrepancies::{found, provider};
-use crate::{blobs, install, submit, when};
+use crate::{blobs, install, submit};
 
 const EPHEMERAL: &str = "--ephemeral";
-
-/// A module, one that depends on it and is told of changes, one that is restarted with them, and one that has nothing to do with it.
-fn source(version: &str) -> PackageSource {
-    PackageSource::new("p", version)
-        .probe("m", version, "")
-        .probe("told", "same", "depends-on = [\"m\"]")
-        .probe("restarted", "same", "depends-on = [\"m\"]\nwhen-affected = \"restart\"")
-        .probe("bystander", "same", "")
-}
 
 /// The version of the process of a module that runs, as it said itself.
 fn version(node: &Node, module: &str) -> Result<String> {
@@ -48,37 +40,9 @@ fn claim_08_pending_then_ready_then_started_then_occurred_and_nothing_is_install
     let cluster = Cluster::start(1)?;
     install(&cluster, &source("1.0.0"), &["n1"])?;
     let node = cluster.node("n1");
-    let pids = || -> Result<Vec<Option<u32>>> {
-        ["p/m", "p/told", "p/restarted", "p/bystander"].into_iter().map(|module| node.pid(module)).collect()
-    };
-    let (before, installed) = (pids()?, persistent(node)?);
+    let (before, installed) = (pids(node)?, persistent(node)?);
     let update = run(&cluster, &source("2.0.0"), &["n1"])?;
-
-    let at = |module: &str, event: &str| {
-        when(&node.log(module), &format!("{event} of {module}"), |said| match said {
-            Said::Pending { update: u } => event == "pending" && *u == update,
-            Said::Ready { update: u } => event == "ready" && *u == update,
-            Said::Done { update: u } => event == "done" && *u == update,
-            Said::Started { version, .. } => event == "start" && version == "2.0.0",
-            _ => false,
-        })
-    };
-    let started = at("p/m", "start")?;
-    for module in ["p/m", "p/told", "p/restarted"] {
-        let (pending, ready) = (at(module, "pending")?, at(module, "ready")?);
-        ensure!(pending < ready && ready < started, "{module}: pending {pending}, ready {ready}, started {started}");
-    }
-    let done = at("p/told", "done")?;
-    ensure!(started < done, "it had occurred at {done}, before the start at {started}");
-    ensure!(at("p/bystander", "pending").is_err(), "the bystander was told");
-
-    let after = pids()?;
-    ensure!(after.iter().all(Option::is_some), "all run: {after:?}");
-    let same: Vec<bool> = before.iter().zip(&after).map(|(before, after)| before == after).collect();
-    ensure!(
-        same == [false, true, false, true],
-        "replaced and restarted are new, told and bystander are not: {before:?}, {after:?}"
-    );
+    went_in_order(node, &update, "2.0.0", before)?;
     ensure!(version(node, "p/m")? == "2.0.0", "the new version runs");
 
     ensure!(persistent(node)? == installed, "local storage has changed: {installed}, then {}", persistent(node)?);
@@ -89,7 +53,10 @@ fn claim_08_pending_then_ready_then_started_then_occurred_and_nothing_is_install
     let shown = node.json(&["update", "show", &update])?;
     ensure!(shown["phase"] == "unpersisted" && shown["waiting"]["waiting_for"] == "persist", "{shown}");
     ensure!(shown["waiting"]["can"][0] == format!("tribune update persist {update}"), "{shown}");
-    Ok(())
+
+    // When it has ended, everybody has heard all of it.
+    node.cli(&["update", "persist", &update, "--watch"])?.expect(0)?;
+    all_heard(node, &update, "Completed", before)
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The claims that Tribune makes, each shown on real node processes: what must change, and what must not.
 
+mod changeover;
 mod convergence;
 mod discrepancies;
 mod distribution;

@@ -10,7 +10,8 @@ use tribune_tests::cli::program;
 use tribune_tests::probe::Said;
 use tribune_tests::{Cluster, Node, NodeOptions, PackageSource, eventually};
 
-use crate::{install, submit, when};
+use crate::changeover::{all_heard, pids, source, went_in_order};
+use crate::{install, submit};
 
 /// Inode and time of each module's file, and the modules' pids.
 type Look = (BTreeMap<String, (u64, i64, i64)>, Vec<Option<u32>>);
@@ -62,31 +63,16 @@ fn claim_13_only_the_module_that_differs_is_replaced() -> Result<()> {
 #[test]
 fn claim_14_pending_then_ready_then_started_then_done_and_a_node_restart_starts_the_new_version() -> Result<()> {
     let mut cluster = Cluster::start(1)?;
-    let source = |version: &str| {
-        PackageSource::new("p", version).probe("m", version, "").probe("dependant", "same", "depends-on = [\"m\"]")
-    };
     install(&cluster, &source("1.0.0"), &["n1"])?;
+    let before = pids(cluster.node("n1"))?;
     let update = install(&cluster, &source("2.0.0"), &["n1"])?;
     let node = cluster.node_mut("n1");
-    let (module, dependant) = (node.log("p/m"), node.log("p/dependant"));
-    let mine = |said: &Said, event: &str| match said {
-        Said::Pending { update: u } => event == "pending" && *u == update,
-        Said::Ready { update: u } => event == "ready" && *u == update,
-        Said::Done { update: u } => event == "done" && *u == update,
-        _ => false,
-    };
-    let at = |log, event: &'static str| when(log, event, |said| mine(said, event));
-    let started =
-        when(&module, "the new version's start", |said| matches!(said, Said::Started { version, .. } if version == "2.0.0"))?;
-    let pending = at(&module, "pending")?.max(at(&dependant, "pending")?);
-    let ready = [at(&module, "ready")?, at(&dependant, "ready")?];
-    let done = at(&dependant, "done")?;
-    let order = ready.iter().all(|ready| *ready < started) && started < done && pending < started;
-    ensure!(order, "pending {pending}, ready {ready:?}, started {started}, done {done}");
+    went_in_order(node, &update, "2.0.0", before)?;
+    all_heard(node, &update, "Completed", before)?;
 
     node.kill_all()?;
     node.run()?;
-    let shown = tribune_tests::eventually("the module runs again", || node.pid("p/m"))?;
+    let shown = eventually("the module runs again", || node.pid("p/m"))?;
     let log = node.log("p/m");
     let last = log.iter().rev().find(|entry| entry.pid == shown && matches!(entry.said, Said::Started { .. }));
     let version =
