@@ -1,12 +1,12 @@
 //! Updates that are not kept: what runs until the node is restarted, or somebody takes it back or persists it.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tribune_tests::probe::Said;
 use tribune_tests::{Cluster, Node, NodeOptions, PackageSource, eventually};
 
 use crate::changeover::{all_heard, pids, source, went_in_order};
-use crate::discrepancies::{found, provider};
+use crate::discrepancies::{UNFORESEEN, found, not_as_planned, provider};
 use crate::{blobs, install, submit};
 
 const EPHEMERAL: &str = "--ephemeral";
@@ -81,6 +81,24 @@ fn claim_09_its_completion_is_reported_and_needs_within_and_between_nodes_are_ch
     // What is installed would do: it is what runs that does not.
     let expected = [["n1", "near/m", "clock.api@^1 on node", "within_node"], ["n2", "far/m", "ledger.api@^1", "between_nodes"]];
     ensure!(shown["phase"] == "unpersisted" && found(&shown)? == expected, "{shown}");
+    Ok(())
+}
+
+#[test]
+fn claim_09_what_no_plan_foresaw_is_found_from_what_really_runs() -> Result<()> {
+    let cluster = Cluster::start(2)?;
+    let at = cluster.not_master()?;
+    let shown = not_as_planned(&cluster, &[EPHEMERAL])?;
+    ensure!(shown["phase"] == "unpersisted" && found(&shown)? == UNFORESEEN, "{shown}");
+    let (first, second) = (at.json(&["node", "show", "n1"])?, at.json(&["node", "show", "n2"])?);
+    ensure!(first["ephemeral"].is_null() && second["ephemeral"]["packages"]["far"] == "2.0.0", "{first} {second}");
+
+    // Taken back on the other node too, its need is as it was.
+    let update = shown["update"].as_str().context("no number")?;
+    cluster.admin(at, &["update", "cancel", update])?.expect(0)?;
+    ensure!(at.watch(update)? == 5, "it is taken back");
+    let check = at.cli(&["check", "-o", "json"])?.expect(4)?.json()?;
+    ensure!(check["count"] == 1 && check["items"][0]["module"] == "near/m", "{check}");
     Ok(())
 }
 
