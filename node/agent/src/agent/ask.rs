@@ -20,6 +20,7 @@ use crate::local::{Installed, LocalError};
 use crate::processes::ProcessId;
 use crate::processes::ballot::{Action, Ask, Event, How, Poll, Question, Said, Silent, Speech};
 use crate::processes::hooks::{self, Hook};
+use crate::processes::identity::look_up;
 
 /// A process that an update touches.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -280,6 +281,7 @@ impl Task {
         );
         proposal.update.clone_from(&journal.name);
         journal.note_deferred(now);
+        journal.forget_ended(has_ended);
         let deferred_ms = journal.deferred_ms;
         let began = now.saturating_sub(deferred_ms);
         let question = Question { proposal, began, deferred_ms, max_defer_ms: journal.max_defer.as_millis() };
@@ -420,6 +422,14 @@ impl Task {
             }
             Err(refusal) => self.tell(process, NodeMessage::Error { message: refusal.to_string() }).await,
         }
+    }
+}
+
+/// Whether a process is surely no more.
+fn has_ended(process: ProcessId) -> bool {
+    match look_up(process.pid) {
+        Ok(seen) => seen.id != process,
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
     }
 }
 

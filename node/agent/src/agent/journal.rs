@@ -341,6 +341,22 @@ impl Journal {
         self.polls.iter().any(|poll| poll.processes().any(|asked| asked == process))
     }
 
+    /// Leaves out the processes that have ended and had not objected, before others are asked: one that is restarted again and
+    /// again must not fill the journal. A veto that lapsed stays, for the user to see.
+    pub fn forget_ended(&mut self, has_ended: impl Fn(ProcessId) -> bool) {
+        let vetoed = |process: ProcessId| {
+            let veto = |cast: &ballot::BallotCast| cast.process == process && matches!(cast.answer, ballot::Answer::Veto { .. });
+            self.polls.iter().flat_map(Poll::ballots).any(|cast| veto(&cast))
+        };
+        let asked = self.asked.keys().copied();
+        let ended: Vec<_> = asked.filter(|process| !process.is_stand_in() && has_ended(*process) && !vetoed(*process)).collect();
+        for process in ended {
+            self.polls.iter_mut().for_each(|poll| poll.forget(process));
+            self.asked.remove(&process);
+        }
+        self.polls.retain(|poll| poll.processes().next().is_some());
+    }
+
     /// Every answer that counts, in the order of asking; of a process that was asked twice, the last.
     pub fn ballots(&self) -> Vec<BallotCast> {
         let mut ballots: Vec<BallotCast> = Vec::new();

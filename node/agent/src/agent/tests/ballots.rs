@@ -228,6 +228,30 @@ async fn a_registered_process_that_was_restarted_since_it_accepted_is_asked_befo
 }
 
 #[tokio::test]
+async fn a_registered_process_that_restarts_again_and_again_leaves_nothing_of_itself_in_the_journal() {
+    let mut world = World::new();
+    let agent = world.agent().await;
+    let update = speaking(&mut world, &agent, json!({})).await;
+    let mut stranger = Stranger::start(&world);
+    agent.register(registration(&world)).await.unwrap();
+    update.to_ready(&agent).await;
+    let mut reports = Vec::new();
+    for _ in 0..3 {
+        drop(stranger);
+        stranger = Stranger::start(&world);
+        let pid = stranger.0.id();
+        let accepted = |reports: &[NodeReport]| voted(reports).is_some_and(|all| all.iter().any(|one| one.process.pid == pid));
+        let ready = |reports: &[NodeReport]| accepted(reports) && reports.last() == Some(&NodeReport::Ready);
+        reports = update.until(&agent, ready).await;
+    }
+    let pids: Vec<_> = voted(&reports).unwrap().iter().map(|ballot| ballot.process.pid).collect();
+    assert_eq!(pids, [world.keeper.running()[0].2, stranger.0.id()]);
+    assert!(matches!(&reports[0], NodeReport::Asked { processes } if processes.len() == 2), "{reports:?}");
+    update.end(&agent, Outcome::Aborted).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn a_go_for_a_readiness_that_a_newcomers_veto_ended_is_reported_as_not_taken() {
     let mut world = World::new();
     let agent = world.agent().await;
