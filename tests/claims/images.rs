@@ -3,9 +3,14 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
+use tribune_messages::api::ApiError;
+use tribune_node::client::{Client, ClientError};
+use tribune_raft_store::command::{Rejection, UserCommand};
+use tribune_raft_store::model::{Blocker, Targets, UpdateKind, UpdateOptions, UpdateRequest};
 use tribune_tests::cli::tribune;
+use tribune_tests::wait::LIMIT;
 use tribune_tests::{Cluster, Node, NodeOptions, PackageSource};
 
 use crate::submit;
@@ -56,6 +61,21 @@ fn claim_22_a_node_list_with_an_unknown_node_is_refused_whole() -> Result<()> {
     let image = image(&cluster, "fleet", list, &[package("p", "1.0.0")])?;
     let refused = cluster.admin(at, &["update", "submit", &image])?;
     ensure!(refused.code != 0 && refused.stderr.contains("n9"), "{refused:?}");
+    ensure!(at.json(&["package", "list"])?["count"] == 0, "something was published");
+
+    // The command has looked the names up. The master refuses them too, whoever asks it.
+    cluster.admin(at, &["package", "publish", &image])?.expect(0)?;
+    let package = at.json(&["package", "show", "p@1.0.0"])?["id"].as_str().context("no id")?.parse()?;
+    let list = ["n1", "n2", "n9"].into_iter().map(|node| Ok((node.parse()?, [package].into())));
+    let targets = Targets { nodes: list.collect::<Result<_>>()?, classes: [].into() };
+    let request = UpdateRequest { kind: UpdateKind::Install, targets, options: UpdateOptions::default() };
+    let mut client = Client::over_socket(&at.data.join("tribune.sock"));
+    let order = client.order(UserCommand::Submit { request }, LIMIT);
+    let answer = tokio::runtime::Runtime::new()?.block_on(order);
+    let Err(ClientError::Api(ApiError::Rejected(why))) = &answer else { bail!("{answer:?}") };
+    let Rejection::Blocked { plan } = &**why else { bail!("{answer:?}") };
+    ensure!(plan.blockers == [Blocker::UnknownNode { node: "n9".parse()? }], "{answer:?}");
+
     ensure!(at.json(&["update", "list"])?["count"] == 0, "an update was begun");
     for node in ["n1", "n2"] {
         ensure!(packages(at, node)? == json!({}), "{node} was changed");
