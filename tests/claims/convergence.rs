@@ -1,10 +1,12 @@
 //! Nodes that are not what they should be, because they were away, joined a class or went back by themselves, come to it.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tribune_tests::{Cluster, Node, NodeOptions, PackageSource, eventually};
 
-use crate::{install, proposals, submit};
+use crate::{blobs, install, proposals, submit};
 
 /// Two nodes, of which only the first votes, and the second can so be taken away.
 fn cluster() -> Result<Cluster> {
@@ -62,6 +64,32 @@ fn claim_24_a_node_that_joins_a_class_converges_to_it_by_itself_and_asks_first()
     let update = shown["update"].as_str().context("no number")?;
     ensure!(proposals(&cluster.node("n2").log("p/m"), update).len() == 1, "its process was not asked");
     ensure!(at.pid("p/m")? == pid, "the other node was touched");
+    Ok(())
+}
+
+#[test]
+fn claim_24_a_node_with_another_processor_converges_to_the_same_package_with_its_own_modules() -> Result<()> {
+    let arm = NodeOptions::with(&["--voter", "never", "--platform", "linux/arm64"]);
+    let cluster = Cluster::start_with(&[NodeOptions::with(&["--platform", "linux/amd64"]), arm])?;
+    let at = &cluster.nodes[0];
+    at.cli(&["class", "set", "edge", "--add", "n1"])?.expect(0)?;
+    let source = PackageSource::new("p", "1.0.0")
+        .file("native", "for amd64", "platform = \"linux/amd64\"")
+        .file("native", "for arm64", "platform = \"linux/arm64\"")
+        .file("data", "for any", "");
+    to_class(&cluster, &source, &[])?;
+    at.cli(&["class", "set", "edge", "--add", "n2"])?.expect(0)?;
+    converged(at, "n2", &packages(at, "n1")?)?;
+
+    let signature = |text: &str| blake3::hash(text.as_bytes()).to_hex().to_string();
+    for (node, native) in cluster.nodes.iter().zip(["for amd64", "for arm64"]) {
+        let shown = at.json(&["node", "show", &node.name])?;
+        let expected = [("p/data", signature("for any")), ("p/native", signature(native))];
+        ensure!(shown["packages"] == json!({ "p": "1.0.0" }), "{shown}");
+        ensure!(shown["modules"] == json!(BTreeMap::from(expected.clone())), "{shown}, expected {expected:?}");
+        let bytes = blobs(&node.data.join("local/modules"))?;
+        ensure!(bytes == expected.map(|(_, signature)| signature).into(), "{} has {bytes:?}", node.name);
+    }
     Ok(())
 }
 
