@@ -8,9 +8,11 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use tribune_tests::cli::{program, tribune};
 use tribune_tests::{Cluster, PackageSource, eventually};
 
+use crate::images::image;
 use crate::{blobs, submit};
 
 #[test]
@@ -74,24 +76,24 @@ fn claim_21_nodes_classes_and_packages_are_selected_and_what_does_not_exist_is_a
 #[test]
 fn claim_20_an_image_handed_to_any_peer_reaches_the_master() -> Result<()> {
     let cluster = Cluster::start(3)?;
-    let file = PackageSource::new("p", "1.0.0").probe("m", "1", "").build(cluster.folder())?;
-    let targets = cluster.folder().join("targets.toml");
-    fs::write(&targets, "[nodes]\nn2 = [\"p\"]\n")?;
-    let image = cluster.folder().join("fleet.timg").display().to_string();
-    let targets = targets.display().to_string();
-    tribune(&["image", "build", "--targets", &targets, "-o", &image, &file.display().to_string()], "")?.expect(0)?;
+    for (number, peer) in cluster.nodes.iter().enumerate() {
+        let version = format!("1.{number}.0");
+        let source = PackageSource::new("p", &version).probe("m", &version, "");
+        let image = image(&cluster, &peer.name, "[nodes]\nn2 = [\"p\"]\n", &[source])?;
+        let published = || -> Result<Value> { Ok(peer.json(&["package", "list"])?["count"].take()) };
 
-    // Half of it is refused, and leaves nothing behind.
-    let half = cluster.folder().join("half.timg");
-    let bytes = fs::read(&image)?;
-    fs::write(&half, bytes.get(..bytes.len() - 20).context("an image is longer")?)?;
-    let other = cluster.not_master()?;
-    cluster.admin(other, &["package", "publish", &half.display().to_string()])?.expect(1)?;
-    ensure!(other.json(&["package", "list"])?["count"] == 0, "half an image was published");
+        // Half of it is refused, and leaves nothing behind.
+        let half = cluster.folder().join("half.timg");
+        let bytes = fs::read(&image)?;
+        fs::write(&half, bytes.get(..bytes.len() / 2).context("an image is longer")?)?;
+        cluster.admin(peer, &["package", "publish", &half.display().to_string()])?.expect(1)?;
+        ensure!(published()? == number, "half an image was published by {}", peer.name);
 
-    cluster.admin(other, &["update", "submit", &image])?.expect(0)?;
-    ensure!(other.json(&["package", "list"])?["count"] == 1, "the image was published");
-    ensure!(cluster.node("n2").pid("p/m")?.is_some(), "it runs where the image says");
+        cluster.admin(peer, &["update", "submit", &image])?.expect(0)?;
+        ensure!(published()? == number + 1, "the image was published by {}", peer.name);
+        ensure!(peer.json(&["node", "show", "n2"])?["packages"]["p"] == version, "it is where the image says");
+        ensure!(cluster.node("n2").pid("p/m")?.is_some(), "it runs there");
+    }
     Ok(())
 }
 
