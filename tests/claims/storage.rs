@@ -16,9 +16,18 @@ use crate::{install, submit};
 /// Inode and time of each module's file, and the modules' pids.
 type Look = (BTreeMap<String, (u64, i64, i64)>, Vec<Option<u32>>);
 
+/// The signatures of the modules that a node has fetched, in the order in which it did.
+fn fetched(node: &Node) -> Result<Vec<String>> {
+    let log = fs::read_to_string(node.data.with_extension("log"))?;
+    let lines = log.lines().filter(|line| line.contains(" fetched blob="));
+    let signature = |line: &str| Some(line.split_once("blob=")?.1.split(' ').next()?.to_owned());
+    Ok(lines.filter_map(signature).collect())
+}
+
 #[test]
-fn claim_13_only_the_module_that_differs_is_replaced() -> Result<()> {
-    let cluster = Cluster::start(1)?;
+fn claim_13_only_the_module_that_differs_is_moved_and_replaced() -> Result<()> {
+    // What is installed on n2 has to come to it: it is no voter, and has no package store.
+    let cluster = Cluster::start_with(&[NodeOptions::default(), NodeOptions::with(&["--voter", "never"])])?;
     let source = |version: &str| {
         let mut source = PackageSource::new("ten", version);
         for number in 0..10 {
@@ -27,8 +36,8 @@ fn claim_13_only_the_module_that_differs_is_replaced() -> Result<()> {
         }
         source
     };
-    install(&cluster, &source("1.0.0"), &["n1"])?;
-    let node = cluster.node("n1");
+    install(&cluster, &source("1.0.0"), &["n2"])?;
+    let node = cluster.node("n2");
     let look = || -> Result<Look> {
         let mut files = BTreeMap::new();
         let mut left = vec![node.data.join("local/modules")];
@@ -48,12 +57,16 @@ fn claim_13_only_the_module_that_differs_is_replaced() -> Result<()> {
     };
     let (files, pids) = look()?;
     ensure!(files.len() == 10 && pids.iter().all(Option::is_some), "{files:?} {pids:?}");
-    install(&cluster, &source("1.1.0"), &["n1"])?;
+    let moved = fetched(node)?;
+    ensure!(moved.len() == 10, "{moved:?}");
+    install(&cluster, &source("1.1.0"), &["n2"])?;
     let (new_files, new_pids) = look()?;
     for (file, before) in &files {
         ensure!(new_files.get(file) == Some(before), "{file} was written again");
     }
     ensure!(new_files.len() == 11, "one module was written: {new_files:?}");
+    let seven = blake3::hash(&fs::read(cluster.folder().join("ten-1.1.0/m7-7"))?).to_hex().to_string();
+    ensure!(fetched(node)? == [moved, vec![seven]].concat(), "one module was moved: {:?}", fetched(node)?);
     for (number, (old, new)) in pids.iter().zip(&new_pids).enumerate() {
         ensure!((old == new) == (number != 7) && new.is_some(), "module {number}: pid {old:?} then {new:?}");
     }
