@@ -38,12 +38,13 @@ fn claim_01_an_image_is_stored_by_a_majority_and_older_versions_remain() -> Resu
     Ok(())
 }
 
-/// What a node has logged of the proposal of an update, once it has.
-fn proposal_logged(node: &Node, update: &str) -> Result<String> {
-    let logged = |line: &&str| line.contains("an update is proposed") && line.contains(&format!("update={update} "));
-    eventually(&format!("{} has logged the proposal", node.name), || {
+/// The first line that a node has logged with this about an update, once it has.
+fn logged(node: &Node, what: &str, update: &str) -> Result<String> {
+    let update = format!("update={update}");
+    let found = |line: &&str| line.contains(what) && line.split_whitespace().any(|word| word == update);
+    eventually(&format!("{} has logged {what:?}", node.name), || {
         let log = fs::read_to_string(node.data.with_extension("log"))?;
-        Ok(log.split_inclusive('\n').filter(|line| line.ends_with('\n')).find(logged).map(str::to_owned))
+        Ok(log.split_inclusive('\n').filter(|line| line.ends_with('\n')).find(found).map(str::to_owned))
     })
 }
 
@@ -69,7 +70,7 @@ fn claim_01_each_node_has_logged_the_proposal_before_any_byte_of_a_module_reache
     };
     let (old, new) = (id("1.0.0")?, id("2.0.0")?);
     for (node, from, from_id) in [("n1", "1.0.0", old.as_str()), ("n2", "none", "none"), ("n3", "none", "none")] {
-        let line = proposal_logged(cluster.node(node), &update)?;
+        let line = logged(cluster.node(node), "an update is proposed", &update)?;
         for field in [
             "package=p ".to_owned(),
             format!("from=\"{from}\""),
@@ -219,5 +220,41 @@ fn claim_07_no_module_reaches_a_node_before_its_acceptance() -> Result<()> {
     node.tell("p/m", "accept")?;
     node.cli(&["update", "decide", &update, "--ask-again", "--watch"])?.expect(0)?;
     ensure!(blobs(&modules)?.len() == before.len() + 1, "the module is there");
+    Ok(())
+}
+
+#[test]
+fn claim_07_a_module_is_sent_when_the_last_acceptance_is_in_the_record_and_not_before() -> Result<()> {
+    // n2 is no voter: it has no package store either.
+    let cluster = Cluster::start_with(&[NodeOptions::default(), NodeOptions::with(&["--voter", "never"])])?;
+    let (first, second) = (cluster.node("n1"), cluster.node("n2"));
+    let source = |version: &str| PackageSource::new("p", version).probe("m", version, "");
+    install(&cluster, &source("1.0.0"), &["n1", "n2"])?;
+    let look = || Ok::<_, anyhow::Error>((blobs(&first.data.join("local"))?, blobs(&second.data)?));
+    let file = source("2.0.0").build(cluster.folder())?.display().to_string();
+    let module = blake3::hash(&fs::read(cluster.folder().join("p-2.0.0/m-0"))?).to_hex().to_string();
+
+    // One process has accepted, and so has its node; the other thinks about it.
+    first.tell("p/m", "hold-answer")?;
+    let update = submit(&cluster, first, &file, &["n1", "n2"], &["--strategy", "together", "--detach"], 0)?;
+    eventually("n2 has accepted, and n1 is asked", || {
+        let shown = first.json(&["update", "show", &update])?;
+        let steps = [&shown["nodes"]["n1"]["step"], &shown["nodes"]["n2"]["step"]];
+        Ok((steps == ["asked", "voted"] && shown["nodes"]["n2"]["ballots"][0]["answer"] == "accept").then_some(()))
+    })?;
+    let have = look()?;
+    ensure!(!have.0.contains(&module) && !have.1.contains(&module), "the module came before all had accepted: {have:?}");
+    ensure!(first.json(&["update", "show", &update])?["phase"] == "asking", "it was looked at while n1 is asked");
+
+    first.tell("p/m", "go-on")?;
+    ensure!(first.watch(&update)? == 0, "it is completed");
+    let have = look()?;
+    ensure!(have.0.contains(&module) && have.1.contains(&module), "the module has not come: {have:?}");
+    // A line of a log begins with its time. What the record has is logged before anybody hears of it.
+    let recorded = logged(first, "is distributing", &update)?;
+    for node in [first, second] {
+        let fetching = logged(node, "fetching", &update)?;
+        ensure!(fetching.contains(&module) && recorded < fetching, "{recorded}was not before\n{fetching}");
+    }
     Ok(())
 }

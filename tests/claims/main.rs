@@ -62,9 +62,11 @@ fn blobs(folder: &Path) -> Result<BTreeSet<String>> {
         let Ok(entries) = fs::read_dir(&folder) else { continue };
         for entry in entries {
             let entry = entry?;
-            if entry.file_type()?.is_dir() {
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
                 left.push(entry.path());
-            } else if let Ok(bytes) = fs::read(entry.path())
+            } else if kind.is_file()
+                && let Ok(bytes) = fs::read(entry.path())
                 && !bytes.is_empty()
             {
                 found.insert(blake3::hash(&bytes).to_hex().to_string());
