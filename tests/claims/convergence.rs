@@ -134,7 +134,7 @@ fn a_veto_stops_a_convergence_at_once_and_nobody_is_called() -> Result<()> {
 }
 
 #[test]
-fn a_node_that_went_back_by_itself_stays_so_until_it_is_released_and_then_converges() -> Result<()> {
+fn a_node_that_went_back_by_itself_takes_part_once_it_is_released_and_gets_what_it_left_only_if_somebody_says_so() -> Result<()> {
     let mut cluster = cluster()?;
     install(&cluster, &source("1.0.0"), &["n1", "n2"])?;
     install(&cluster, &source("2.0.0"), &["n1", "n2"])?;
@@ -156,7 +156,13 @@ fn a_node_that_went_back_by_itself_stays_so_until_it_is_released_and_then_conver
     ensure!(refused.stderr.contains("tribune node release n2"), "{}", refused.stderr);
 
     at.cli(&["node", "release", "n2"])?.expect(0)?;
-    converged(at, "n2", &json!({ "p": "2.0.0" }))?;
+    let shown = at.json(&["node", "show", "n2"])?;
+    ensure!(shown["drift"][0].as_str().is_some_and(|why| why.contains("p 2.0.0 was regressed on node n2 by itself")), "{shown}");
+    let refused = cluster.admin(at, &["update", "submit", "--package", "p@2.0.0", "--node", "n2"])?.expect(8)?;
+    ensure!(refused.stderr.contains("--again"), "{}", refused.stderr);
+    ensure!(packages(at, "n2")? == json!({ "p": "1.0.0" }) && convergence(at)?.is_none(), "it was touched");
+    cluster.admin(at, &["update", "submit", "--package", "p@2.0.0", "--node", "n2", "--again"])?.expect(0)?;
+    ensure!(packages(at, "n2")? == json!({ "p": "2.0.0" }), "it is not there");
     let again = at.cli(&["node", "release", "n2"])?.expect(1)?;
     ensure!(again.stderr.contains("nothing to release"), "{}", again.stderr);
     Ok(())

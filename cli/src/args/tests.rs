@@ -73,6 +73,10 @@ fn a_regress_names_where() {
         Command::Regress(args) => assert_eq!(args.accept_discrepancy.len(), 1),
         other => panic!("{other:?}"),
     }
+    match read("regress --node n1 --package billing@1.0.0 --again").unwrap().command {
+        Command::Regress(args) => assert!(args.again),
+        other => panic!("{other:?}"),
+    }
     assert!(read("regress").is_err());
     assert!(read("regress --node n1 --force").is_err());
 }

@@ -280,6 +280,9 @@ pub struct RegressArgs {
     /// Accept that this API's consumers are broken by going back
     #[arg(long, value_name = "API")]
     pub accept_discrepancy: Vec<ApiName>,
+    /// Go back also to what was regressed before
+    #[arg(long)]
+    pub again: bool,
     /// Take back one node of a class and not the others
     #[arg(long)]
     pub allow_drift: bool,

@@ -156,6 +156,7 @@ pub async fn regress(context: &mut Context, args: RegressArgs) -> Done {
     let options = UpdateOptions {
         skip_away: args.skip_away,
         accept_discrepancies: args.accept_discrepancy.into_iter().collect(),
+        again: args.again,
         allow_drift: args.allow_drift,
         force: args.why,
         ..UpdateOptions::default()

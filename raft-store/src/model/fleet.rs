@@ -409,8 +409,8 @@ pub struct TombstoneKey {
 /// Why a package may not be installed on a node again without someone saying so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tombstone {
-    /// The update that regressed it.
-    pub update: UpdateId,
+    /// The update that regressed it; none if the node went back by itself.
+    pub update: Option<UpdateId>,
     /// When.
     pub at: Timestamp,
 }

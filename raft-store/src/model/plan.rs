@@ -213,14 +213,14 @@ pub enum Blocker {
         allowed: String,
     },
     /// It was regressed there before.
-    #[error("{package} was regressed on node {node} by {update}; use --again to install it all the same")]
+    #[error("{package} was regressed on node {node} by {}; use --again to install it all the same", by_whom(*update))]
     Tombstone {
         /// The node.
         node: NodeName,
         /// The package, with its version.
         package: String,
-        /// The update that regressed it.
-        update: UpdateId,
+        /// The update that regressed it; none if the node went back by itself.
+        update: Option<UpdateId>,
     },
     /// The node is not connected.
     #[error("node {node} is away; wait for it, or leave it out with --skip-away")]
@@ -338,4 +338,8 @@ pub enum Scope {
     BetweenNodes,
     /// In no module's need: it is what the plan said that the node would have.
     AsPlanned,
+}
+
+fn by_whom(update: Option<UpdateId>) -> String {
+    update.map_or_else(|| "itself".to_owned(), |update| update.to_string())
 }

@@ -117,7 +117,7 @@ impl Record {
             node.facts.platform != facts.platform || node.facts.discovered != facts.discovered || !(same_software && same_apart);
         let other_software = node.current != *current || node.ephemeral.as_ref() != ephemeral;
         node.facts = facts.clone();
-        node.current = current.clone();
+        let before = std::mem::replace(&mut node.current, current.clone());
         node.ephemeral = ephemeral.cloned();
         node.kept = kept.clone();
         if !same_apart {
@@ -131,13 +131,14 @@ impl Record {
             self.software_changed(at);
         }
         if !same_apart && apart.is_some() {
+            self.bury_what_it_left(at, &before, name);
             let text = format!("node {name} went back by itself, and stays as it is until it is released");
             self.note(at, EventKind::NodeApart, About::node(name), text);
         }
         Ok(Accepted::Done)
     }
 
-    /// A node that went back by itself takes part again, and comes to what it should have.
+    /// A node that went back by itself takes part again, and comes to what it should have, but for what it went back from.
     pub(super) fn release_node(&mut self, at: At, name: &NodeName, by: &Author) -> Response {
         let mut node = self.node(name)?.clone();
         let apart = node.apart.as_mut().filter(|apart| !apart.released);

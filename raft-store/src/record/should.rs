@@ -9,8 +9,8 @@ use super::Record;
 use super::apply::At;
 use crate::command::{Accepted, Rejection, Response};
 use crate::model::{
-    Attempts, Author, ClassName, LeftOut, NodeName, Outcome, PackageChange, PackageId, PackageName, Phase, Plan, RequestId, Step,
-    Targets, Tombstone, TombstoneKey, Update, UpdateKind, UpdateOptions, UpdateRequest, WayBack,
+    Attempts, Author, ClassName, Generation, LeftOut, NodeName, Outcome, PackageChange, PackageId, PackageName, Phase, Plan,
+    RequestId, Step, Targets, Tombstone, TombstoneKey, Update, UpdateKind, UpdateOptions, UpdateRequest, WayBack,
 };
 
 /// Who begins an update that brings a node to what it should have.
@@ -90,7 +90,7 @@ impl Record {
             };
             if let (UpdateKind::Regress, Some(package)) = (update.request.kind, change.from) {
                 let key = TombstoneKey { package, node: name.clone() };
-                self.tombstones.put(key, Tombstone { update: update.id, at: at.time });
+                self.tombstones.put(key, Tombstone { update: Some(update.id), at: at.time });
             }
         }
         node.converging = None;
@@ -131,7 +131,20 @@ impl Record {
         let Some(plan) = update.plan.as_ref().filter(|_| update.way_back == WayBack::Meant) else { return };
         for package in plan.nodes.get(name).into_iter().flat_map(|plan| &plan.changes).filter_map(|change| change.to) {
             let key = TombstoneKey { package, node: name.clone() };
-            self.tombstones.put(key, Tombstone { update: update.id, at: at.time });
+            self.tombstones.put(key, Tombstone { update: Some(update.id), at: at.time });
+        }
+    }
+
+    /// The same for what a node had, should have, and went back from by itself.
+    pub(super) fn bury_what_it_left(&mut self, at: At, before: &Generation, name: &NodeName) {
+        let Some(node) = self.nodes.get(name) else { return };
+        let had = |package: &PackageName, id: &PackageId| {
+            [before].into_iter().chain(node.kept.values()).any(|generation| generation.packages.get(package) == Some(id))
+        };
+        let left = node.should.iter().filter(|(package, id)| node.current.packages.get(*package) != Some(id) && had(package, id));
+        for package in left.map(|(_, id)| *id).collect::<Vec<_>>() {
+            let key = TombstoneKey { package, node: name.clone() };
+            self.tombstones.put(key, Tombstone { update: None, at: at.time });
         }
     }
 

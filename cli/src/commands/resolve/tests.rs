@@ -113,6 +113,7 @@ fn a_regress_without_a_version_goes_to_the_one_before() {
             force: false,
             why: None,
             skip_away: false,
+            again: false,
             accept_discrepancy: Vec::new(),
             allow_drift: false,
             detach: false,

@@ -209,7 +209,7 @@ fn a_convergence_does_not_cross_a_tombstone_and_the_node_says_why_it_stays() {
 }
 
 #[test]
-fn a_node_that_went_back_by_itself_stays_as_it_is_until_it_is_released() {
+fn a_node_that_went_back_by_itself_stays_until_it_is_released_and_what_it_left_comes_again_only_if_somebody_says_so() {
     let (mut fleet, one, two) = edge();
     let row = fleet.node("a").clone();
     let gone_back = MasterCommand::NodeState {
@@ -230,7 +230,13 @@ fn a_node_that_went_back_by_itself_stays_as_it_is_until_it_is_released() {
     fleet.order(UserCommand::ReleaseNode { node: node("a") }, None).unwrap();
     fleet.tell(gone_back).unwrap();
     assert!(!fleet.node("a").is_apart(), "it says the same as before");
-    let id = begin(&mut fleet, &liveness);
+    assert_eq!(strayed(&fleet, &liveness, MasterClock(0)), []);
+    let why = stays_because(&fleet.record, fleet.node("a"), &liveness, None);
+    assert!(why.len() == 1 && why[0].contains("was regressed on node a by itself; use --again"), "{why:?}");
+    let mut again = to_class(one);
+    again.options.again = true;
+    let plan = planned(&fleet, &again);
+    let id = fleet.submit(again, plan);
     carry_out(&mut fleet, id, &["a"]);
     assert_eq!(fleet.node("a").current.packages.values().collect::<Vec<_>>(), [&one]);
 }

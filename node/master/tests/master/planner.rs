@@ -291,7 +291,7 @@ fn what_was_regressed_is_not_installed_again_nor_gone_back_to() {
     fleet.change_over(id, "a");
     fleet.tell(MasterCommand::Verified { update: id, discrepancies: Vec::new() }).unwrap();
     let mut again = install(&["a"], &[two]);
-    let blocker = Blocker::Tombstone { node: node("a"), package: "app 2.0.0".into(), update: id };
+    let blocker = Blocker::Tombstone { node: node("a"), package: "app 2.0.0".into(), update: Some(id) };
     assert_eq!(planned(&fleet, &again).blockers, [blocker]);
     again.options.again = true;
     assert_eq!(planned(&fleet, &again).blockers, []);
