@@ -1,14 +1,20 @@
 //! Ballots on real nodes: processes that nobody but their owner started, objections that come late, and time that runs out.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::{Gid, Uid, geteuid};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use serde_json::Value;
+use tribune_tests::cli::tribune;
 use tribune_tests::probe::{Entry, Said};
-use tribune_tests::{Cluster, Node, PackageSource, eventually};
+use tribune_tests::{Cluster, Node, NodeOptions, PackageSource, eventually};
 
 /// Two processes, of which `b` depends on nothing of `a`; both change with the version.
 fn source(version: &str) -> PackageSource {
@@ -175,5 +181,102 @@ fn deferrals_end_as_a_veto_when_their_cap_has_passed_and_a_veto_that_nobody_deci
         let told = |said: &Said| matches!(said, Said::Outcome { update: u, outcome } if *u == update && outcome == "Aborted");
         eventually("who was asked hears the outcome", || Ok(heard(&node.log(module), told).then_some(())))?;
     }
+    Ok(())
+}
+
+/// The user and group `nobody`, and a group that machines have and `nobody` is not in.
+const NOBODY: u32 = 65534;
+const SERVICES: (&str, u32) = ("daemon", 1);
+
+/// Does something as `nobody`, who is in these groups besides.
+fn as_nobody<T: Send>(groups: &[u32], work: impl FnOnce() -> T + Send) -> Result<T> {
+    let nobody = || -> io::Result<T> {
+        let groups: Vec<Gid> = groups.iter().map(|group| Gid::from_raw(*group)).collect();
+        let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+        set_thread_groups(&groups)?;
+        set_thread_res_gid(group, group, group)?;
+        set_thread_res_uid(user, user, user)?;
+        Ok(work())
+    };
+    // The system keeps users and groups for each thread: the rest of the test stays root.
+    let done = std::thread::scope(|scope| scope.spawn(nobody).join());
+    Ok(done.ok().context("a thread panicked")??)
+}
+
+/// What of a folder can be opened: the folder itself, its files and folders, and its sockets.
+fn opened(folder: &Path, names: &[(String, bool)]) -> Vec<String> {
+    let may = |(name, socket): &&(String, bool)| {
+        let path = folder.join(name);
+        let opened = if *socket { UnixStream::connect(path).map(drop) } else { fs::File::open(path).map(drop) };
+        !opened.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+    };
+    names.iter().filter(may).map(|(name, _)| name.clone()).collect()
+}
+
+/// What is in a folder, and whether it is a socket.
+fn names(folder: &Path) -> Result<Vec<(String, bool)>> {
+    let mut names = vec![(String::new(), false)];
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        // Where the probes make their own sockets.
+        if entry.file_name() != "probes" {
+            names.push((entry.file_name().to_string_lossy().into_owned(), entry.file_type()?.is_socket()));
+        }
+    }
+    Ok(names)
+}
+
+#[test]
+fn a_service_of_another_user_speaks_by_its_group_and_no_other_does_nor_reads_what_is_the_nodes() -> Result<()> {
+    if !geteuid().is_root() {
+        eprintln!("only root can be two users");
+        return Ok(());
+    }
+    let mut cluster = Cluster::start_with(&[NodeOptions::with(&["--process-group", SERVICES.0])])?;
+    fs::set_permissions(cluster.folder(), fs::Permissions::from_mode(0o711))?;
+    submit(&cluster, "1.0.0", &["n1"], &[], 0)?;
+    let node = cluster.node("n1");
+    let names = names(&node.data)?;
+    ensure!(names.iter().any(|(name, _)| name == "raft") && names.iter().any(|(name, _)| name == "admin.key"), "{names:?}");
+    let with = as_nobody(&[SERVICES.1], || opened(&node.data, &names))?;
+    ensure!(with == ["process.sock"], "the group can open {with:?}");
+    let without = as_nobody(&[], || opened(&node.data, &names))?;
+    ensure!(without.is_empty(), "anybody can open {without:?}");
+
+    let pid_file = cluster.folder().join("service.pid");
+    fs::write(&pid_file, std::process::id().to_string())?;
+    let register = ["process", "register", "service", "--depends-on", "p/a", "--pid-file", &pid_file.display().to_string()];
+    node.cli(&register)?.expect(0)?;
+    let socket = node.data.join("process.sock");
+    let mut stream = as_nobody(&[SERVICES.1], || UnixStream::connect(&socket))??;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let mut lines = BufReader::new(stream.try_clone()?);
+    let mut hear = |kind: &str| -> Result<Value> {
+        loop {
+            let mut line = String::new();
+            ensure!(lines.read_line(&mut line)? > 0, "hung up on before {kind}");
+            let said: Value = serde_json::from_str(&line)?;
+            if said["type"] == kind {
+                return Ok(said);
+            }
+        }
+    };
+    writeln!(stream, r#"{{"type":"hello","protocol":1,"name":"service"}}"#)?;
+    hear("welcome")?;
+    let update = submit(&cluster, "1.1.0", &["n1"], &["--detach"], 0)?;
+    let asked = hear("proposal")?;
+    ensure!(asked["update"] == update.as_str(), "{asked}");
+    writeln!(stream, r#"{{"type":"veto","update":"{update}","revision":{},"reason":"a call is up"}}"#, asked["revision"])?;
+    ensure!(node.watch(&update)? == 3, "{}", show(node, &update)?);
+    let shown = show(node, &update)?;
+    ensure!(shown["vetoes"][0]["process"] == "service" && shown["vetoes"][0]["reason"] == "a call is up", "{shown}");
+
+    let node = cluster.node_mut("n1");
+    node.stop()?;
+    let settings = fs::read_to_string(node.data.join("node.toml"))?;
+    fs::write(node.data.join("node.toml"), settings.replace(SERVICES.0, "no-such-group"))?;
+    let refused = tribune(&["run", "--data", &node.data.display().to_string()], "")?.expect(78)?.stderr;
+    let why = "node.toml: process-group: there is no group no-such-group on this machine";
+    ensure!(refused.contains(why), "{refused}");
     Ok(())
 }

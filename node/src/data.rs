@@ -14,6 +14,11 @@ use crate::error::{NodeError, file_error};
 /// The largest file of its own that a node reads whole.
 const MAX_FILE: u64 = 64 << 20;
 
+/// The permissions of a folder that is its owner's alone.
+const PRIVATE: u32 = 0o700;
+/// Those of one that its group can pass, and not list.
+const PASSABLE: u32 = 0o710;
+
 /// The data folder of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataFolder {
@@ -26,8 +31,8 @@ impl DataFolder {
     /// # Errors
     /// It cannot be made, or is no folder.
     pub fn make(root: &Path) -> Result<Self, NodeError> {
-        DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(file_error("make", root))?;
-        fs::set_permissions(root, fs::Permissions::from_mode(0o700)).map_err(file_error("close to others", root))?;
+        make_private(root)?;
+        set_mode(root, PRIVATE)?;
         Self::at(root)
     }
 
@@ -46,6 +51,41 @@ impl DataFolder {
     fn at(root: &Path) -> Result<Self, NodeError> {
         let root = fs::canonicalize(root).map_err(file_error("find", root))?;
         Ok(Self { root })
+    }
+
+    /// Lets a group pass through the folder to the sockets in it that it may open, and to nothing else; none: nobody.
+    ///
+    /// # Errors
+    /// The folder, or something in it, cannot be given other permissions.
+    pub fn let_through(&self, group: Option<u32>) -> Result<(), NodeError> {
+        let Some(group) = group else {
+            // What a group was given is taken back. What somebody else has set is theirs.
+            return if mode(&self.root)? == PASSABLE { set_mode(&self.root, PRIVATE) } else { Ok(()) };
+        };
+        // What was made while nobody could pass may be readable by all. It is closed before anybody can.
+        for entry in fs::read_dir(&self.root).map_err(file_error("list", &self.root))? {
+            let path = entry.map_err(file_error("list", &self.root))?.path();
+            self.close(&path)?;
+        }
+        // These are made later, by parts that do not know who may pass.
+        for folder in [self.packages(), self.local(), self.root.join("ephemeral")] {
+            make_private(&folder)?;
+        }
+        std::os::unix::fs::chown(&self.root, None, Some(group))
+            .map_err(file_error("give to the group of the processes", &self.root))?;
+        set_mode(&self.root, PASSABLE)
+    }
+
+    /// Takes from all others what they may do with something in the folder. A socket says by itself who may open it.
+    fn close(&self, path: &Path) -> Result<(), NodeError> {
+        let metadata = match fs::symlink_metadata(path) {
+            // A draft that was put in its place meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            metadata => metadata.map_err(file_error("look at", path))?,
+        };
+        let mode = metadata.permissions().mode() & 0o7777;
+        let open = mode & 0o077 != 0 && (metadata.is_dir() || metadata.is_file());
+        if open { set_mode(path, mode & !0o077) } else { Ok(()) }
     }
 
     /// The folder itself.
@@ -114,6 +154,22 @@ impl DataFolder {
     }
 }
 
+/// Makes a folder that is its owner's alone, where it is not there.
+///
+/// # Errors
+/// It cannot be made.
+pub fn make_private(folder: &Path) -> Result<(), NodeError> {
+    DirBuilder::new().recursive(true).mode(PRIVATE).create(folder).map_err(file_error("make", folder))
+}
+
+fn mode(path: &Path) -> Result<u32, NodeError> {
+    Ok(fs::metadata(path).map_err(file_error("look at", path))?.permissions().mode() & 0o7777)
+}
+
+fn set_mode(path: &Path, mode: u32) -> Result<(), NodeError> {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(file_error("change the permissions of", path))
+}
+
 /// Writes a file in the place of the one before: a draft, fsynced, renamed, and the folder fsynced.
 ///
 /// # Errors
@@ -179,6 +235,8 @@ pub fn remove_file(path: &Path) -> Result<(), NodeError> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     #[test]
@@ -189,6 +247,25 @@ mod tests {
         assert!(matches!(DataFolder::open(data.root()), Err(NodeError::NoNode(_))));
         replace_json(&data.cluster(), &1).unwrap();
         assert_eq!(DataFolder::open(data.root()).unwrap(), data);
+    }
+
+    #[test]
+    fn a_group_is_let_through_to_nothing_that_was_open_before_and_is_shut_out_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = DataFolder::make(&folder.path().join("n1")).unwrap();
+        let group = fs::metadata(data.root()).unwrap().gid();
+        fs::create_dir(data.raft()).unwrap();
+        set_mode(&data.raft(), 0o755).unwrap();
+        fs::write(data.settings(), "").unwrap();
+        set_mode(&data.settings(), 0o644).unwrap();
+        data.let_through(Some(group)).unwrap();
+        let modes = [data.root().to_owned(), data.raft(), data.packages(), data.local(), data.settings()];
+        assert_eq!(modes.map(|path| mode(&path).unwrap()), [0o710, 0o700, 0o700, 0o700, 0o600]);
+        data.let_through(None).unwrap();
+        assert_eq!(mode(data.root()).unwrap(), 0o700);
+        set_mode(data.root(), 0o750).unwrap();
+        data.let_through(None).unwrap();
+        assert_eq!(mode(data.root()).unwrap(), 0o750, "that was somebody else's wish");
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub struct InitOptions {
     pub platform: Option<Platform>,
     /// Commands that run modules of other platforms.
     pub runners: BTreeMap<Platform, String>,
+    /// The group, by name or number, whose members may open the process socket.
+    pub process_group: Option<String>,
     /// The name of the first admin.
     pub admin: PrincipalName,
     /// Where the admin's new key is written.
@@ -80,6 +82,7 @@ async fn make(options: InitOptions) -> Result<Initialised, NodeError> {
     let data = DataFolder::make(&options.data)?;
     let mut settings = Settings::new(options.name, options.platform, options.control, options.data_address);
     settings.voter = options.voter;
+    settings.process_group = options.process_group;
     settings.runners = options.runners.into_iter().map(|(platform, command)| (platform.to_string(), command)).collect();
     let identity = own_identity(&data)?;
     let networks = Networks::start(&identity, &settings, &data).await?;
@@ -162,6 +165,7 @@ pub(crate) mod tests {
             data_address: Some(any),
             platform: None,
             runners: BTreeMap::new(),
+            process_group: None,
             admin: "ada".parse().unwrap(),
             admin_key: folder.join("ada.key"),
             voter: VoterPreference::May,

@@ -49,6 +49,8 @@ pub struct JoinOptions {
     pub platform: Option<Platform>,
     /// Commands that run modules of other platforms.
     pub runners: BTreeMap<Platform, String>,
+    /// The group, by name or number, whose members may open the process socket.
+    pub process_group: Option<String>,
     /// Whether the node may be a voter.
     pub voter: VoterPreference,
     /// A node of the cluster: the address of its control network, with `/p2p/` and its identity.
@@ -81,6 +83,7 @@ pub async fn join(options: JoinOptions) -> Result<Joined, NodeError> {
     let data = DataFolder::make(&options.data)?;
     let mut settings = Settings::new(options.name, options.platform, options.control, options.data_address);
     settings.voter = options.voter;
+    settings.process_group = options.process_group;
     settings.runners = options.runners.into_iter().map(|(platform, command)| (platform.to_string(), command)).collect();
     let identity = own_identity(&data)?;
     let networks = Networks::start(&identity, &settings, &data).await?;
@@ -188,6 +191,7 @@ mod tests {
             data_address: Some(any),
             platform: None,
             runners: BTreeMap::new(),
+            process_group: None,
             voter: VoterPreference::May,
             peer,
             token: token.into(),

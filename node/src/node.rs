@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use tribune_agent::agent::{Agent, AgentConfig};
 use tribune_agent::keeper::{Children, KeeperClient};
+use tribune_agent::processes::group;
 use tribune_keeper::{Event, Hello};
 use tribune_p2p::Identity;
 use tribune_p2p::blobs::BlobStore;
@@ -80,10 +81,13 @@ impl Node {
         let identity = Identity::load(&data.identity())?;
         let belief = BeliefKeeper::open(&data)?;
         check(&data, &settings, &identity, &belief.watch().borrow())?;
+        let process_group = process_group(&data, &settings).await?;
+        data.let_through(process_group)?;
         let runtime =
             RaftRuntime::start().map_err(|error| NodeError::Start { part: "Raft's threads", why: error.to_string() })?;
         let networks = listen(&runtime, &identity, &settings, &data).await?;
-        let started = Starting { data, settings, identity, belief, runtime, networks: networks.clone(), raft_settings };
+        let started =
+            Starting { data, settings, process_group, identity, belief, runtime, networks: networks.clone(), raft_settings };
         match started.start(kept).await {
             Ok(node) => Ok(node),
             Err(error) => {
@@ -161,6 +165,13 @@ fn check(data: &DataFolder, settings: &Settings, identity: &Identity, belief: &B
     }
 }
 
+/// The number of the group that may open the process socket, if one is set.
+async fn process_group(data: &DataFolder, settings: &Settings) -> Result<Option<u32>, NodeError> {
+    let Some(group) = &settings.process_group else { return Ok(None) };
+    let wrong = |why: String| NodeError::Setting { file: data.settings(), why: format!("process-group: {why}") };
+    group::number_of(group).await.map(Some).map_err(wrong)
+}
+
 /// Starts the networks, the control network on Raft's threads. An agent before this one may still be about to end.
 async fn listen(
     runtime: &RaftRuntime,
@@ -190,6 +201,7 @@ async fn listen(
 struct Starting {
     data: DataFolder,
     settings: Settings,
+    process_group: Option<u32>,
     identity: Identity,
     belief: BeliefKeeper,
     runtime: RaftRuntime,
@@ -199,7 +211,7 @@ struct Starting {
 
 impl Starting {
     async fn start(self, kept: Kept) -> Result<Node, NodeError> {
-        let Self { data, settings, identity, belief, runtime, networks, raft_settings } = self;
+        let Self { data, settings, process_group, identity, belief, runtime, networks, raft_settings } = self;
         let (me, believed) = (identity.peer_id(), belief.watch());
         let name = believed.borrow().name.clone();
         allow(&networks, &believed.borrow());
@@ -241,7 +253,7 @@ impl Starting {
         // Only read from: the agent, which writes there, opens it after this.
         let staged = BlobStore::open_with_reserve(data.modules(), settings.reserve()).await;
         let staged = staged.map_err(|error| failed("the local storage")(error.to_string()))?;
-        let agent = start_agent(&data, &settings, kept, modules).await?;
+        let agent = start_agent(&data, &settings, process_group, kept, modules).await?;
         serve_blobs(&networks.data, vec![store.blobs().clone(), staged])?;
 
         let control = networks.control.clone();
@@ -306,13 +318,19 @@ impl Starting {
     }
 }
 
-async fn start_agent(data: &DataFolder, settings: &Settings, kept: Kept, modules: Modules) -> Result<Agent, NodeError> {
+async fn start_agent(
+    data: &DataFolder,
+    settings: &Settings,
+    process_group: Option<u32>,
+    kept: Kept,
+    modules: Modules,
+) -> Result<Agent, NodeError> {
     let config = AgentConfig {
         data: data.root().to_owned(),
         node: settings.name.clone(),
         platform: settings.platform.clone(),
         runners: settings.runner_commands().map_err(|why| NodeError::Setting { file: data.settings(), why })?,
-        process_group: None,
+        process_group,
         reserve: settings.reserve(),
     };
     let Kept { children, hello, events } = kept;

@@ -21,7 +21,7 @@ use tribune_raft_store::model::{RaftRole, Signature};
 
 use crate::belief::{Belief, record_peer};
 use crate::copied::Copied;
-use crate::data::{DataFolder, read_json, remove_file, replace_file};
+use crate::data::{DataFolder, make_private, read_json, remove_file, replace_file};
 use crate::error::{NodeError, file_error};
 use crate::init::FIRST_RAFT_ID;
 use crate::listen::Networks;
@@ -293,7 +293,7 @@ fn prepare(folder: &Path, raft_id: u64) -> Result<(), NodeError> {
         Whose::Of(found) if found > raft_id => return damaged(&format!("it is of Raft id {found}, which comes after {raft_id}")),
         Whose::Unreadable => return damaged("it does not hold the Raft id that was written"),
         Whose::Nobodys if folder.join(DB).exists() => return damaged("it is gone, and what it was for is there"),
-        Whose::Nobodys => fs::create_dir_all(folder).map_err(file_error("make", folder))?,
+        Whose::Nobodys => make_private(folder)?,
         Whose::Of(was) => {
             tracing::info!(raft_id, was, "what an earlier part in Raft left is removed");
             replace_file(&file, LEAVING.as_bytes())?;

@@ -37,6 +37,8 @@ const HEADER: &str = "\
 # voter       \"never\", \"may\" or \"prefer\": whether the node may be one of the cluster's voters
 # local-commands   \"viewer\", \"operator\" or \"admin\": the most that commands given on this machine may do
 # reserve-mib free space that packages and modules leave to others, in MiB
+# process-group   a group, by name or number such as \"services\" or \"990\", whose members may open the process
+#             socket; the data folder then lets them through to it, and to nothing else
 # forget-after how long the package store keeps what no package needs any more, such as \"1h\"; at least \"15m\"
 # [runners]   commands that run modules of other platforms, such as \"linux/arm64\" = \"qemu-aarch64-static\"
 
@@ -72,6 +74,9 @@ pub struct Settings {
     /// How long the package store keeps what no package needs any more.
     #[serde(default = "forget_after")]
     pub forget_after: Span,
+    /// The group, by name or number, whose members may open the process socket beside root and the user this runs as.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process_group: Option<String>,
     /// Commands that run modules of other platforms.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub runners: BTreeMap<String, String>,
@@ -104,6 +109,7 @@ impl Settings {
             local_commands: admin(),
             reserve_mib: reserve(),
             forget_after: forget_after(),
+            process_group: None,
             runners: BTreeMap::new(),
         }
     }
@@ -125,6 +131,11 @@ impl Settings {
         let wrong = |why: String| NodeError::Setting { file: path.to_owned(), why };
         let settings: Self = toml::from_str(text).map_err(|error| wrong(error.to_string()))?;
         settings.runner_commands().map_err(wrong)?;
+        if settings.process_group.as_deref().is_some_and(|group| !is_group(group)) {
+            return Err(wrong(
+                "process-group is no group: name one, or give its number, such as \"services\" or \"990\"".to_owned(),
+            ));
+        }
         if settings.forget_after < LEAST_FORGET_AFTER {
             let given = settings.forget_after;
             return Err(wrong(format!(
@@ -167,6 +178,12 @@ impl Settings {
     }
 }
 
+/// Whether this can be the name or number of a group. It becomes an argument of a command.
+fn is_group(text: &str) -> bool {
+    let other = |c: char| c.is_whitespace() || c.is_control() || c == ':';
+    !text.is_empty() && !text.starts_with('-') && !text.contains(other)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -179,6 +196,7 @@ mod tests {
         let mut settings = Settings::new("n1".parse().unwrap(), None, None, Some("/ip4/10.0.0.1/tcp/9".parse().unwrap()));
         settings.voter = VoterPreference::Never;
         settings.local_commands = Role::Operator;
+        settings.process_group = Some("services".into());
         settings.runners.insert("linux/arm64".into(), "qemu-aarch64-static -L /usr".into());
         settings.save(&data).unwrap();
         assert_eq!(Settings::load(&data).unwrap(), settings);
@@ -196,6 +214,8 @@ mod tests {
         for (added, expected) in [
             ("forget-after = \"899s\"", "use 15m or more"),
             ("colour = 1", "colour"),
+            ("process-group = \"--help\"", "\"services\" or \"990\""),
+            ("process-group = \"\"", "\"services\" or \"990\""),
             ("voter = \"perhaps\"", "perhaps"),
             ("[runners]\n\"linux\" = \"x\"", "os/arch"),
         ] {

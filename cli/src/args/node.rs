@@ -23,6 +23,9 @@ pub struct NewNodeArgs {
     /// A command that runs modules of another platform, such as "linux/arm64=qemu-aarch64-static -L /usr/aarch64-linux-gnu"
     #[arg(long, value_name = "OS/ARCH=COMMAND", value_parser = runner)]
     pub runner: Vec<(Platform, String)>,
+    /// A group, by name or number, whose members may open the process socket, for services that run as other users
+    #[arg(long, value_name = "GROUP")]
+    pub process_group: Option<String>,
     /// Whether it may be one of the cluster's voters
     #[arg(long, value_enum, default_value_t)]
     pub voter: VoterArg,

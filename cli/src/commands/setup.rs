@@ -46,6 +46,7 @@ pub async fn init(context: &mut Context, args: InitArgs) -> Done {
         data_address: node.data_address,
         platform: node.platform,
         runners: node.runner.into_iter().collect(),
+        process_group: node.process_group,
         admin: admin.clone(),
         voter: node.voter.into(),
     };
@@ -97,6 +98,7 @@ pub async fn join(context: &mut Context, args: JoinArgs) -> Done {
         data_address: node.data_address,
         platform: node.platform,
         runners: node.runner.into_iter().collect(),
+        process_group: node.process_group,
         voter: node.voter.into(),
         peer: peer.full_address(),
         token: read_token(token_file.as_deref())?,

@@ -10,11 +10,13 @@
 //! | [`notify`] | `sd_notify`: ready, stopping, watchdog, status |
 //! | [`health`] | checks a module from outside |
 //! | [`registered`] | finds a process that the node did not start |
+//! | [`group`] | the number of the group that may open the socket |
 //! | [`identity`], [`modules`] | which process, and which module it belongs to |
 
 pub mod ballot;
 mod command;
 pub mod desk;
+pub mod group;
 pub mod health;
 pub mod hooks;
 pub mod identity;
