@@ -74,3 +74,37 @@ fn a_user_may_do_what_its_role_says_and_nothing_once_it_is_taken_away() -> Resul
     })?;
     Ok(())
 }
+
+#[test]
+fn a_revoked_publisher_stops_no_running_fleet_and_what_was_published_goes_nowhere_new() -> Result<()> {
+    let mut cluster = Cluster::start(3)?;
+    let build = |version: &str| -> Result<String> {
+        Ok(PackageSource::new("p", version).probe("m", version, "").build(cluster.folder())?.display().to_string())
+    };
+    let (one, two) = (build("1.0.0")?, build("2.0.0")?);
+    let pat = user(&cluster, "pat")?;
+    pat.let_in("pat", "publisher")?;
+    eventually("the peer knows the key", || Ok((pat.says(&["node", "list"])?.code == 0).then_some(())))?;
+    for file in [&one, &two] {
+        pat.says(&["package", "publish", file])?.expect(0)?;
+    }
+    let submit = |cluster: &Cluster, package: &str, node: &str, code: i32| {
+        cluster.nodes[0].cli(&["update", "submit", "--package", package, "--node", node])?.expect(code)
+    };
+    submit(&cluster, "p@1.0.0", "n2", 0)?;
+    submit(&cluster, "p@2.0.0", "n2", 0)?;
+    cluster.nodes[0].cli(&["admin", "remove", "pat"])?.expect(0)?;
+
+    let said = submit(&cluster, "p@2.0.0", "n3", 8)?.stderr;
+    ensure!(said.contains("p 2.0.0 was published by key") && said.contains("publish it again"), "{said}");
+    let n2 = cluster.node_mut("n2");
+    n2.kill_all()?;
+    n2.run()?;
+    eventually("p/m runs again after a restart", || n2.pid("p/m"))?;
+    let n1 = &cluster.nodes[0];
+    eventually("n2 is here", || Ok((n1.json(&["node", "show", "n2"])?["connected"] == true).then_some(())))?;
+    n1.cli(&["update", "regress", "--node", "n2"])?.expect(0)?;
+    n1.cli(&["package", "publish", &two])?.expect(0)?;
+    submit(&cluster, "p@2.0.0", "n3", 0)?;
+    Ok(())
+}

@@ -117,6 +117,7 @@ fn blocker(blocker: &Blocker) -> BlockerView {
         Blocker::UnknownNode { .. } => "unknown_node",
         Blocker::UnknownClass { .. } => "unknown_class",
         Blocker::UnknownPackage { .. } => "unknown_package",
+        Blocker::Revoked { .. } => "revoked",
         Blocker::TwoVersions { .. } => "two_versions",
         Blocker::Selection { .. } => "selection",
         Blocker::Dependency { .. } => "dependency",

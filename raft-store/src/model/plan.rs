@@ -167,6 +167,16 @@ pub enum Blocker {
         /// Its id.
         package: PackageId,
     },
+    /// Who published a package may not publish any more.
+    #[error(
+        "{package} was published by {by}, who may not publish any more; let somebody who may publish it again (`tribune package publish`)"
+    )]
+    Revoked {
+        /// The package, with its version.
+        package: String,
+        /// Who: a name, or a key that has none any more.
+        by: String,
+    },
     /// Two versions of one package for one node.
     #[error("node {node} would get two versions of package {package}; name one")]
     TwoVersions {

@@ -1,4 +1,4 @@
-//! Who may order what.
+//! Who may order what, and whose packages come to nodes.
 
 use super::Record;
 use crate::command::{MAX_ORDER_LIFE, Order, Rejection, SignedOrder};
@@ -27,11 +27,26 @@ impl Record {
         if opened.expires.since(now) > MAX_ORDER_LIFE.as_millis() {
             return Err(Rejection::TooFarAhead);
         }
-        let (role, name) = self.role_of(&order.key).ok_or(Rejection::UnknownKey { key: order.key })?;
-        let needs = opened.command.needs();
-        if role < needs {
-            return Err(Rejection::Role { name, has: role, needs });
-        }
+        let name = self.may(&order.key, opened.command.needs())?;
         Ok((opened, Author { key: order.key, name }))
+    }
+
+    /// The name of a key that may do what needs this role.
+    fn may(&self, key: &PublicKey, needs: Role) -> Result<String, Rejection> {
+        let (role, name) = self.role_of(key).ok_or(Rejection::UnknownKey { key: *key })?;
+        if role < needs { Err(Rejection::Role { name, has: role, needs }) } else { Ok(name) }
+    }
+
+    /// Whether packages that this key published may come to nodes: it may publish today. It is asked when a package is published and
+    /// when a plan brings one to a node. What a node has runs on whatever became of its publisher.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn authorise(&self, publisher: &PublicKey) -> Result<(), Rejection> {
+        // A machine that left the cluster, or was replaced, was not revoked: what users published by its socket was theirs.
+        if self.removed.values().any(|node| node.key == *publisher) {
+            return Ok(());
+        }
+        self.may(publisher, Role::Publisher).map(drop)
     }
 }

@@ -351,8 +351,10 @@ impl Record {
         let blobs: BTreeSet<Signature> =
             read.iter().flat_map(|(_, _, m)| m.modules.iter().map(|module| module.signature)).collect();
         let copies = self.copies(&blobs, receipts)?;
+        self.authorise(&by.key)?;
         for (id, text, manifest) in read {
-            if self.packages.contains(&id) {
+            // Of one that is there only the publisher may change: somebody who may publish stands for it in the place of who may not.
+            if self.packages.get(&id).is_some_and(|there| self.authorise(&there.published_by).is_ok()) {
                 continue;
             }
             let (name, version) = (manifest.name.clone(), manifest.version.clone());

@@ -1,9 +1,10 @@
 //! Who may do what, and classes that come and go, entry by entry.
 
-use tribune_raft_store::command::{Rejection, UserCommand};
+use serde_json::json;
+use tribune_raft_store::command::{JoinAs, MasterCommand, Rejection, UserCommand};
 use tribune_raft_store::model::*;
 
-use crate::fleet::{Fleet, node, nodes};
+use crate::fleet::{Fleet, manifest, new_node_with, node, nodes};
 
 fn principal(number: u8, role: Role) -> UserCommand {
     let name = PrincipalName::new(format!("user{number}")).unwrap();
@@ -64,4 +65,39 @@ fn a_class_that_is_removed_leaves_its_nodes_as_they_are() {
     let after = fleet.record.nodes().get(&node("a")).unwrap().clone();
     assert!(after.class.is_none() && after.version > before.version, "a plan that read its class is made again");
     assert_eq!(Node { class: before.class.clone(), version: before.version, ..after }, before);
+}
+
+#[test]
+fn somebody_who_may_publish_stands_for_a_package_in_the_place_of_who_may_not_any_more() {
+    let mut fleet = Fleet::new(&["a"]);
+    let (pat, key) = fleet.publisher("pat");
+    let app = manifest("app", "1.0.0", json!({}), &[json!({ "name": "main" })]);
+    fleet.publish_as(&pat, &app).unwrap();
+    let published_by = |fleet: &Fleet| fleet.record.packages().get(&app.id()).unwrap().published_by;
+    fleet.publish(&app);
+    assert_eq!(published_by(&fleet), key, "pat may, so pat has published it");
+    assert_eq!(fleet.record.authorise(&key), Ok(()));
+    let less = UserCommand::SetPrincipal { key, name: PrincipalName::new("pat").unwrap(), role: Role::Viewer };
+    fleet.order(less, None).unwrap();
+    let may_not = fleet.record.authorise(&key);
+    assert!(matches!(&may_not, Err(Rejection::Role { name, needs: Role::Publisher, .. }) if name == "pat"), "{may_not:?}");
+    fleet.order(UserCommand::RemovePrincipal { key }, None).unwrap();
+    assert_eq!(fleet.record.authorise(&key), Err(Rejection::UnknownKey { key }));
+    assert_eq!(fleet.publish_as(&pat, &app), Err(Rejection::UnknownKey { key }));
+    fleet.publish(&app);
+    assert_eq!(fleet.record.authorise(&published_by(&fleet)), Ok(()));
+}
+
+#[test]
+fn what_was_published_at_a_node_that_has_left_is_not_taken_for_revoked() {
+    let mut fleet = Fleet::new(&["a", "b"]);
+    let token = Signature::of(b"token");
+    let order = UserCommand::CreateToken { hash: token, valid: Span::from_secs(60), node: Some(node("a")) };
+    let first = fleet.node("a").key;
+    assert_eq!(fleet.record.authorise(&first), Ok(()));
+    fleet.order(order, None).unwrap();
+    let place = JoinAs::Replacement;
+    fleet.tell(MasterCommand::Join { token, node: new_node_with("a", "another disk"), place }).unwrap();
+    assert_ne!(fleet.node("a").key, first);
+    assert_eq!(fleet.record.authorise(&first), Ok(()));
 }

@@ -176,6 +176,24 @@ impl Fleet {
         id
     }
 
+    /// Somebody with a key of their own publishes a package.
+    pub fn publish_as(&mut self, key: &SigningKey, manifest: &Manifest) -> Response {
+        let evidence = self.copies(manifest);
+        let admin = std::mem::replace(&mut self.admin, key.clone());
+        let response = self.order(UserCommand::Publish { packages: BTreeSet::from([manifest.id()]) }, Some(evidence));
+        self.admin = admin;
+        response
+    }
+
+    /// A new publisher, and the key that the record knows.
+    pub fn publisher(&mut self, name: &str) -> (SigningKey, PublicKey) {
+        let secret = SigningKey::from_bytes(Signature::of(name.as_bytes()).as_bytes());
+        let key = PublicKey::new(secret.verifying_key().to_bytes());
+        let let_in = UserCommand::SetPrincipal { key, name: PrincipalName::new(name).unwrap(), role: Role::Publisher };
+        self.order(let_in, None).unwrap();
+        (secret, key)
+    }
+
     /// What the master adds to the order to publish a package: every voter has its modules.
     pub fn copies(&self, manifest: &Manifest) -> Evidence {
         let blobs: BTreeSet<Signature> = manifest.modules.iter().map(|module| module.signature).collect();

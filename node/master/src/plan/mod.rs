@@ -8,6 +8,7 @@ mod change;
 mod converge;
 mod drift;
 mod install;
+mod publishers;
 mod regress;
 mod targets;
 mod waves;
@@ -130,6 +131,7 @@ impl<'a> Planner<'a> {
         };
         match fate {
             Ok(Fate::Changes(plan)) => {
+                self.check_publishers(node, &plan);
                 if away {
                     self.plan.blockers.push(Blocker::NodeAway { node: node.name.clone() });
                 }

@@ -8,7 +8,7 @@ use tribune_raft_store::command::{Accepted, JoinAs, MasterCommand, Rejection, Us
 use tribune_raft_store::model::*;
 use tribune_raft_store::record::{KEPT_UPDATES, MAX_OPEN_UPDATES};
 
-use crate::fleet::{Fleet, accepts, install, new_node_with, node, process, vetoes};
+use crate::fleet::{Fleet, accepts, install, manifest, new_node_with, node, process, vetoes};
 use crate::setup::{all_there, class, planned, publish, state};
 
 /// Three nodes in class `edge`, which have `app` 1.0.0 by an update of the class, and the ids of 1.0.0 and 2.0.0.
@@ -559,4 +559,29 @@ fn convergences_that_fail_again_and_again_push_nothing_out_of_the_record_that_us
     assert_eq!(updates.len(), KEPT_UPDATES + MAX_OPEN_UPDATES);
     assert!(updates.contains(&UpdateId(1)), "a user's");
     assert!(!updates.contains(&UpdateId(2)), "the first of a convergence");
+}
+
+#[test]
+fn a_node_comes_back_to_what_a_revoked_publisher_published_and_a_new_member_does_not_get_it() {
+    let mut fleet = Fleet::new(&["a", "b", "c"]);
+    class(&mut fleet, "edge", &["a", "b"]);
+    let (pat, key) = fleet.publisher("pat");
+    let app = manifest("app", "1.0.0", json!({}), &[json!({ "name": "main", "run": ["main"] })]);
+    fleet.publish_as(&pat, &app).unwrap();
+    let plan = planned(&fleet, &to_class(app.id()));
+    let id = fleet.submit(to_class(app.id()), plan);
+    carry_out(&mut fleet, id, &["a", "b"]);
+    fleet.order(UserCommand::RemovePrincipal { key }, None).unwrap();
+    assert_eq!(strayed(&fleet, &all_there(&fleet), MasterClock(0)), [], "what runs goes on");
+
+    let replaced = Some(fleet.node("b").current.number);
+    state(&mut fleet, "b", Generation { number: 9, replaced, ..Generation::default() });
+    let id = begin_with_all(&mut fleet);
+    carry_out(&mut fleet, id, &["b"]);
+    assert_eq!(fleet.node("b").current.packages.values().collect::<Vec<_>>(), [&app.id()]);
+
+    class(&mut fleet, "edge", &["c"]);
+    assert_eq!(strayed(&fleet, &all_there(&fleet), MasterClock(0)), []);
+    let why = stays_because(&fleet.record, fleet.node("c"), &all_there(&fleet), Some(&node("a")));
+    assert!(why.len() == 1 && why[0].contains("who may not publish any more"), "{why:?}");
 }

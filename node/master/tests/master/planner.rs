@@ -371,3 +371,32 @@ fn a_need_that_is_unmet_only_between_two_waves_is_found() {
         assert_eq!(sentences(&planned(&fleet, &request)), [] as [&str; 0], "nothing lives side by side");
     }
 }
+
+#[test]
+fn what_a_revoked_publisher_published_comes_to_no_node_and_who_has_it_keeps_it_and_goes_back_to_it() {
+    let mut fleet = Fleet::new(&["a", "b", "c"]);
+    let (pat, key) = fleet.publisher("pat");
+    let version = |version: &str| manifest("app", version, json!({}), &[json!({ "name": "main" })]);
+    let [one, two, three] = ["1.0.0", "2.0.0", "3.0.0"].map(|number| {
+        fleet.publish_as(&pat, &version(number)).unwrap();
+        version(number).id()
+    });
+    let tool = publish(&mut fleet, "tool", "1.0.0", &[json!({ "name": "tool" })]);
+    has(&mut fleet, "a", &[one]);
+    has(&mut fleet, "a", &[two]);
+    assert_eq!(planned(&fleet, &install(&["b", "c"], &[two])).blockers, []);
+    fleet.order(UserCommand::RemovePrincipal { key }, None).unwrap();
+
+    let words = sentences(&planned(&fleet, &install(&["b", "c"], &[two])));
+    let expected = format!(
+        "app 2.0.0 was published by key {}, who may not publish any more; let somebody who may publish it again (`tribune package publish`)",
+        key.short()
+    );
+    assert_eq!(words, [expected], "once, for all nodes");
+    assert_eq!(planned(&fleet, &install(&["a"], &[tool])).blockers, [], "what stays stands in no way");
+    for back in [vec![], vec![two], vec![three]] {
+        assert_eq!(planned(&fleet, &regress("a", &back)).blockers, [], "to {back:?}");
+    }
+    fleet.publish(&version("2.0.0"));
+    assert_eq!(planned(&fleet, &install(&["b", "c"], &[two])).blockers, [], "somebody else stands for it");
+}
