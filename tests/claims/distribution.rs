@@ -4,10 +4,13 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
+use tribune_node::client::Client;
 use tribune_tests::cli::tribune;
+use tribune_tests::wait::LIMIT;
 use tribune_tests::{Cluster, Node, NodeOptions, PackageSource, eventually};
 
+use crate::images::image;
 use crate::{blobs, install, submit};
 
 #[test]
@@ -15,8 +18,8 @@ fn claim_01_an_image_is_stored_by_a_majority_and_older_versions_remain() -> Resu
     let cluster = Cluster::start(3)?;
     let other = cluster.not_master()?;
     let source = |version: &str| PackageSource::new("p", version).probe("m", version, "");
-    let file = source("1.0.0").build(cluster.folder())?.display().to_string();
-    submit(&cluster, other, &file, &["n1", "n2", "n3"], &["--strategy", "together"], 0)?;
+    let image = image(&cluster, "fleet", "[nodes]\nn1 = [\"p\"]\nn2 = [\"p\"]\nn3 = [\"p\"]\n", &[source("1.0.0")])?;
+    submit(&cluster, other, &image, &[], &["--strategy", "together"], 0)?;
     let signature =
         other.json(&["package", "show", "p@1.0.0"])?["modules"][0]["signature"].as_str().context("no signature")?.to_owned();
     let mut holders = 0;
@@ -39,7 +42,7 @@ fn claim_01_an_image_is_stored_by_a_majority_and_older_versions_remain() -> Resu
 }
 
 /// The first line that a node has logged with this about an update, once it has.
-fn logged(node: &Node, what: &str, update: &str) -> Result<String> {
+pub(crate) fn logged(node: &Node, what: &str, update: &str) -> Result<String> {
     let update = format!("update={update}");
     let found = |line: &&str| line.contains(what) && line.split_whitespace().any(|word| word == update);
     eventually(&format!("{} has logged {what:?}", node.name), || {
@@ -98,6 +101,23 @@ fn claim_01_each_node_has_logged_the_proposal_before_any_byte_of_a_module_reache
     Ok(())
 }
 
+/// A package file whose modules were taken out by hand, with every hash right.
+fn without_modules(file: &[u8]) -> Result<Vec<u8>> {
+    let length = u32::from_le_bytes(file.get(12..16).context("a length")?.try_into()?) as usize;
+    let mut header: Value = serde_json::from_slice(file.get(16..16 + length).context("a header")?)?;
+    let mut manifest: Value = serde_json::from_str(header["packages"][0].as_str().context("a manifest")?)?;
+    manifest["module"] = json!([]);
+    header["packages"] = json!([manifest.to_string()]);
+    let header = header.to_string();
+    let mut bytes = [&file[..12], &u32::try_from(header.len())?.to_le_bytes(), header.as_bytes()].concat();
+    // The header's hash, and the whole file's: there are no modules in between.
+    for _ in 0..2 {
+        let hash = blake3::hash(&bytes);
+        bytes.extend_from_slice(hash.as_bytes());
+    }
+    Ok(bytes)
+}
+
 #[test]
 fn claim_01_a_package_needs_no_dependencies_but_a_module() -> Result<()> {
     let cluster = Cluster::start(1)?;
@@ -106,6 +126,17 @@ fn claim_01_a_package_needs_no_dependencies_but_a_module() -> Result<()> {
     let refused = tribune(&["package", "build", "--manifest", &none, "-o", &file.display().to_string()], "")?.expect(1)?;
     ensure!(refused.stderr.contains("package none has no modules"), "{}", refused.stderr);
     ensure!(!file.exists(), "a package without modules was built");
+
+    // One that was made by hand is refused by the command, and by the master also when it comes another way.
+    let one = fs::read(PackageSource::new("none", "1.0.0").file("m", "one", "").build(cluster.folder())?)?;
+    fs::write(&file, without_modules(&one)?)?;
+    let node = &cluster.nodes[0];
+    let refused = node.cli(&["package", "publish", &file.display().to_string()])?.expect(1)?;
+    ensure!(refused.stderr.contains("package none has no modules"), "{}", refused.stderr);
+    let mut client = Client::over_socket(&node.data.join("tribune.sock"));
+    let uploaded = tokio::runtime::Runtime::new()?.block_on(client.upload(&file, LIMIT, |_| {}));
+    ensure!(uploaded.is_err_and(|why| why.to_string().contains("package none has no modules")), "the master has taken it");
+    ensure!(node.json(&["package", "list"])?["count"] == 0, "a package without modules is in the store");
 
     install(&cluster, &PackageSource::new("one", "1.0.0").file("m", "alone", ""), &["n1"])?;
     let stored = cluster.nodes[0].json(&["package", "show", "one@1.0.0"])?;
@@ -198,7 +229,7 @@ fn claim_03_a_label_alone_changes_nothing_and_the_next_plan_goes_by_it() -> Resu
         Ok(blake3::hash(&fs::read(cluster.folder().join("p-1.0.0").join(file))?).to_hex().to_string())
     };
     let after = look(node)?;
-    let subset = serde_json::json!({ "p/daemon": built("daemon-1")?, "p/map": built("map-2")? });
+    let subset = json!({ "p/daemon": built("daemon-1")?, "p/map": built("map-2")? });
     ensure!(after.0["current"]["modules"] == subset, "n1 has {}, expected {subset}", after.0["current"]["modules"]);
     ensure!(after.2.is_some() && after.2 != before.0.2, "the process of its new subset runs: {after:?}");
     ensure!(look(other)? == now, "n2 changed: {now:?}, then {:?}", look(other)?);
