@@ -11,6 +11,7 @@ use tribune_tests::probe::Said;
 use tribune_tests::{Cluster, Node, NodeOptions, PackageSource, eventually};
 
 use crate::changeover::{all_heard, pids, source, went_in_order};
+use crate::distribution::logged;
 use crate::{install, submit};
 
 /// Inode and time of each module's file, and the modules' pids.
@@ -111,29 +112,31 @@ fn kept_information(node: &Node) -> Result<Value> {
     Ok(json!({ "version": version, "modules": described }))
 }
 
+/// A package with versions and dependencies to keep, and with this in its module's health.
+fn informed(version: &str, health: &str) -> PackageSource {
+    let fields = format!(
+        "run = [\"m\"]\nhealth = {{ settle = \"2s\", every = \"100ms\"{health} }}\ndepends-on = [\"lib\"]
+        changeover = {{ ready-within = \"80s\" }}\nask = {{ how = \"socket\", within = \"80s\" }}"
+    );
+    let script = format!("#!/bin/sh\n# {version}\nexec '{}' \"$@\"\n", program("tribune-probe").display());
+    PackageSource::new("p", version)
+        .file("m", &script, &format!("{fields}\nprovides = [\"p.api@{version}\"]\nconsumes = [\"p.api@>=1 on node\"]"))
+        .file("lib", version, "")
+}
+
+/// What a node is to keep of a version of [`informed`].
+fn information(version: &str) -> Value {
+    json!({ "version": version, "modules": {
+        "p/lib": [[], [], []],
+        "p/m": [["lib"], [format!("p.api@{version}")], ["p.api@>=1 on node"]],
+    }})
+}
+
 #[test]
 fn claim_12_versions_and_dependencies_are_in_local_storage_and_survive_a_kill_at_every_step() -> Result<()> {
     let mut cluster = Cluster::start_with(&[NodeOptions::default(), NodeOptions::with(&["--voter", "never"])])?;
-    // A version that never comes up stays at *go*.
-    let source_with = |version: &str, health: &str| {
-        let fields = format!(
-            "run = [\"m\"]\nhealth = {{ settle = \"2s\", every = \"100ms\"{health} }}\ndepends-on = [\"lib\"]
-            changeover = {{ ready-within = \"80s\" }}\nask = {{ how = \"socket\", within = \"80s\" }}"
-        );
-        let script = format!("#!/bin/sh\n# {version}\nexec '{}' \"$@\"\n", program("tribune-probe").display());
-        PackageSource::new("p", version)
-            .file("m", &script, &format!("{fields}\nprovides = [\"p.api@{version}\"]\nconsumes = [\"p.api@>=1 on node\"]"))
-            .file("lib", version, "")
-    };
-    let source = |version: &str| source_with(version, "");
-    let information = |version: &str| {
-        json!({ "version": version, "modules": {
-            "p/lib": [[], [], []],
-            "p/m": [["lib"], [format!("p.api@{version}")], ["p.api@>=1 on node"]],
-        }})
-    };
     let both = ["n1", "n2"];
-    let file = source("1.0.0").build(cluster.folder())?.display().to_string();
+    let file = informed("1.0.0", "").build(cluster.folder())?.display().to_string();
     submit(&cluster, &cluster.nodes[0], &file, &both, &["--strategy", "together"], 0)?;
 
     // What holds an update at a step on n2: what the process on n1 does, and what that on n2 does.
@@ -154,8 +157,9 @@ fn claim_12_versions_and_dependencies_are_in_local_storage_and_survive_a_kill_at
         for (node, order) in both.iter().zip([on_first, on_second]) {
             cluster.node(node).tell("p/m", order)?;
         }
+        // A version that never comes up stays at *go*.
         let health = if step == "go" { ", exec = [\"false\"]" } else { "" };
-        let file = source_with(&wanted, health).build(cluster.folder())?.display().to_string();
+        let file = informed(&wanted, health).build(cluster.folder())?.display().to_string();
         let args = ["--strategy", "together", "--detach"];
         let update = submit(&cluster, &cluster.nodes[0], &file, &both, &args, 0)?;
         let reached = |step: &str| {
@@ -192,6 +196,82 @@ fn claim_12_versions_and_dependencies_are_in_local_storage_and_survive_a_kill_at
         let at_rest = kept_information(cluster.node("n2"))?;
         version = at_rest["version"].as_str().context("no version")?.to_owned();
         ensure!(at_rest == information(&version), "{at_rest}");
+    }
+    Ok(())
+}
+
+/// A master, and two nodes that can be taken away.
+fn master_and_two() -> Result<Cluster> {
+    let never = NodeOptions::with(&["--voter", "never"]);
+    Cluster::start_with(&[NodeOptions::default(), never.clone(), never])
+}
+
+#[test]
+fn claim_12_they_survive_a_kill_while_what_runs_is_persisted() -> Result<()> {
+    let mut cluster = master_and_two()?;
+    let both = ["n2", "n3"];
+    install(&cluster, &informed("1.0.0", ""), &both)?;
+    let file = informed("2.0.0", "").build(cluster.folder())?.display().to_string();
+    let update = submit(&cluster, &cluster.nodes[0], &file, &both, &["--ephemeral", "--strategy", "together"], 0)?;
+    ensure!(kept_information(cluster.node("n2"))? == information("1.0.0"), "it is not kept yet");
+
+    // The update goes on as long as n3 does nothing.
+    cluster.node("n3").pause_agent()?;
+    cluster.nodes[0].cli(&["update", "persist", &update])?.expect(0)?;
+    eventually("n2 has persisted it, and n3 has not", || {
+        let shown = cluster.nodes[0].json(&["update", "show", &update])?;
+        let steps = [&shown["nodes"]["n2"]["step"], &shown["nodes"]["n3"]["step"]];
+        Ok((shown["phase"] == "persisting" && steps == ["persisted", "settled"]).then_some(()))
+    })?;
+    cluster.node_mut("n2").kill_all()?;
+    cluster.node_mut("n1").kill_all()?;
+    let node = cluster.node_mut("n2");
+    node.run()?;
+    ensure!(kept_information(node)? == information("2.0.0"), "{}", kept_information(node)?);
+    eventually("what is installed runs again", || node.pid("p/m"))?;
+
+    cluster.node("n3").resume_agent()?;
+    cluster.node_mut("n1").run()?;
+    cluster.settle()?;
+    ensure!(cluster.node("n1").watch(&update)? == 0, "it is persisted on all");
+    for node in both {
+        ensure!(kept_information(cluster.node(node))? == information("2.0.0"), "{node} has not kept it");
+    }
+    Ok(())
+}
+
+#[test]
+fn claim_12_they_survive_a_kill_on_the_way_back() -> Result<()> {
+    let mut cluster = master_and_two()?;
+    let both = ["n2", "n3"];
+    // The old version is not well while this file is there: the way back is as long.
+    let sick = cluster.folder().join("sick");
+    let health = format!(", exec = [\"test\", \"!\", \"-e\", \"{}\"]", sick.display());
+    install(&cluster, &informed("1.0.0", &health), &both)?;
+    cluster.node("n3").tell("p/m", "hold-ready")?;
+    let file = informed("2.0.0", "").build(cluster.folder())?.display().to_string();
+    let update = submit(&cluster, &cluster.nodes[0], &file, &both, &["--detach"], 0)?;
+    eventually("n2 has the new version", || Ok((kept_information(cluster.node("n2"))? == information("2.0.0")).then_some(())))?;
+    fs::write(&sick, "")?;
+    cluster.nodes[0].cli(&["update", "cancel", &update])?.expect(0)?;
+    logged(cluster.node("n2"), "the node goes back", &update)?;
+    ensure!(cluster.nodes[0].json(&["update", "show", &update])?["phase"] == "regressing", "it is not on its way back");
+
+    cluster.node_mut("n2").kill_all()?;
+    cluster.node_mut("n1").kill_all()?;
+    fs::remove_file(&sick)?;
+    let node = cluster.node_mut("n2");
+    node.run()?;
+    let kept = kept_information(node)?;
+    let version = kept["version"].as_str().context("no version")?;
+    ensure!(["1.0.0", "2.0.0"].contains(&version) && kept == information(version), "{kept}");
+    eventually("what is installed runs again", || node.pid("p/m"))?;
+
+    cluster.node_mut("n1").run()?;
+    cluster.settle()?;
+    ensure!(cluster.node("n1").watch(&update)? == 5, "it is taken back");
+    for node in both {
+        ensure!(kept_information(cluster.node(node))? == information("1.0.0"), "{node} has not gone back");
     }
     Ok(())
 }
