@@ -103,7 +103,7 @@ fn a_revoked_publisher_stops_no_running_fleet_and_what_was_published_goes_nowher
     eventually("p/m runs again after a restart", || n2.pid("p/m"))?;
     let n1 = &cluster.nodes[0];
     eventually("n2 is here", || Ok((n1.json(&["node", "show", "n2"])?["connected"] == true).then_some(())))?;
-    n1.cli(&["update", "regress", "--node", "n2"])?.expect(0)?;
+    n1.cli(&["regress", "--node", "n2"])?.expect(0)?;
     n1.cli(&["package", "publish", &two])?.expect(0)?;
     submit(&cluster, "p@2.0.0", "n3", 0)?;
     Ok(())
