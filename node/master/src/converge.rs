@@ -9,7 +9,7 @@ use tribune_raft_store::command::MasterCommand;
 use tribune_raft_store::model::{
     ApiName, Blocker, ClassName, Node, NodeName, Plan, Targets, Update, UpdateKind, UpdateOptions, UpdateRequest,
 };
-use tribune_raft_store::record::Record;
+use tribune_raft_store::record::{MAX_OPEN_UPDATES, Record};
 
 use crate::due::command_would_move;
 use crate::liveness::{Liveness, MasterClock};
@@ -19,13 +19,16 @@ use crate::should::has_what_it_should;
 /// How many nodes come to what they should have at a time. An update of each is open meanwhile, and of the thousand that may be
 /// open most are for what users want.
 const AT_ONCE: usize = 50;
+/// How many there may be with those that wait for a user, as one does whose data cannot go back.
+const MOST_OPEN: usize = MAX_OPEN_UPDATES / 2;
 
 /// The nodes that may begin to come to what they should have now. Of a class one at a time, so that it goes on working. Those go
 /// first that were not tried yet, then those whose last attempt is the longest ago.
 pub(crate) fn converge(record: &Record, liveness: &Liveness, now: MasterClock, master: Option<&NodeName>) -> Vec<MasterCommand> {
     let open: Vec<&Update> = record.updates().values().filter(|update| !update.phase.ended()).collect();
-    let on_their_way = open.iter().filter(|update| update.request.kind == UpdateKind::Converge).count();
-    let room = AT_ONCE.saturating_sub(on_their_way);
+    let converging = || open.iter().filter(|update| update.request.kind == UpdateKind::Converge);
+    let on_their_way = converging().filter(|update| !update.phase.waits_for_user()).count();
+    let room = AT_ONCE.saturating_sub(on_their_way).min(MOST_OPEN.saturating_sub(converging().count()));
     if room == 0 {
         return Vec::new();
     }
@@ -84,7 +87,7 @@ fn strays(record: &Record, node: &Node) -> bool {
 /// The classes of which a node is coming to what it should have.
 fn classes_on_their_way<'a>(record: &'a Record, open: &[&Update]) -> BTreeSet<&'a ClassName> {
     let converging = open.iter().filter(|update| update.request.kind == UpdateKind::Converge);
-    let nodes = converging.flat_map(|update| update.request.targets.nodes.keys());
+    let nodes = converging.flat_map(|update| update.request.targets.nodes.keys().filter(|name| !update.over_for(name)));
     nodes.filter_map(|name| record.nodes().get(name)?.class.as_ref()).collect()
 }
 

@@ -6,7 +6,7 @@
 use super::Record;
 use super::apply::{About, At};
 use crate::command::{Accepted, Rejection, Response};
-use crate::model::{Author, EventKind, PackageId, Retired, TombstoneKey, Update};
+use crate::model::{Author, EventKind, PackageId, Retired, Update};
 
 /// The most that is named of what needs a package.
 const MAX_NAMED: usize = 10;
@@ -25,11 +25,6 @@ impl Record {
             return Err(Rejection::Pinned { package: format!("{name} {version}"), needed_by });
         }
         self.packages.remove(&id);
-        let buried: Vec<TombstoneKey> =
-            self.tombstones.iter().map(|(key, _)| key).filter(|key| key.package == id).cloned().collect();
-        for key in buried {
-            self.tombstones.remove(&key);
-        }
         let text = format!("{} removed {name} {version} from the package store", by.name);
         self.retired.put(id, Retired { name, version, at: at.time });
         self.note(at, EventKind::PackageRemoved, About::default(), text);

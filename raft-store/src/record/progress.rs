@@ -493,13 +493,18 @@ impl Record {
     }
 }
 
-/// The phase to enter. A pause outlasts a veto or a failure that came meanwhile: when that is decided, the update is paused again.
+/// The phase to enter. A pause outlasts a veto or a failure that came meanwhile: when that is decided, the update is paused again, if
+/// anything is left that a pause would hold back.
 fn keep_pause(update: &mut Update, phase: Phase) -> Phase {
     if let (Phase::Paused { by, .. }, Phase::Vetoed | Phase::Held { .. }) = (&update.phase, &phase) {
         update.paused_by = Some(by.clone());
     }
     match phase {
-        Phase::Wave { wave } => update.paused_by.take().map_or(Phase::Wave { wave }, |by| Phase::Paused { wave, by }),
+        Phase::Wave { wave } => {
+            let left = update.nodes.values().any(|node| node.step < Step::Go);
+            let by = update.paused_by.take().filter(|_| left);
+            by.map_or(Phase::Wave { wave }, |by| Phase::Paused { wave, by })
+        }
         phase => phase,
     }
 }

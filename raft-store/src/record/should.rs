@@ -55,6 +55,10 @@ impl Record {
                 // A user went past it as away: it comes to what the others got when it is there. While others only ran that, it
                 // was free for something else.
                 Step::Away if given && !update.request.options.ephemeral => self.was_given(at, update, name),
+                // It was taken for lost, and stays on what it changed to: that cannot go back.
+                Step::Failed if given && progress.changed && self.cannot_go_back_on(update, name) => {
+                    self.was_given(at, update, name)
+                }
                 Step::Regressed if !update.request.options.ephemeral => self.bury(at, update, name),
                 _ => {}
             }
@@ -190,7 +194,9 @@ impl Record {
 
     /// Counts the failed attempts of a node to come to what it should have.
     fn remember_attempt(&mut self, at: At, update: &Update, done: bool) {
-        for name in update.request.targets.nodes.keys() {
+        // Whoever came in the place of one that is there no more has not tried.
+        let has_tried = |name: &&NodeName| update.nodes.get(*name).is_none_or(|progress| !progress.gone);
+        for name in update.request.targets.nodes.keys().filter(has_tried) {
             let Some(mut node) = self.nodes.get(name).cloned() else { continue };
             node.converging = (!done).then(|| Attempts {
                 count: node.converging.as_ref().map_or(0, |attempts| attempts.count).saturating_add(1),
