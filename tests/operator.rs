@@ -1,8 +1,6 @@
 //! What an operator does with updates and packages while the cluster works.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -141,39 +139,4 @@ fn a_version_that_nothing_needs_is_removed_and_comes_back_as_it_was_and_what_is_
     admin.cli(&["package", "publish", &file])?.expect(0)?;
     admin.cli(&["regress", "--node", "n2", "--package", "p@1.0.0"])?.expect(0)?;
     Ok(())
-}
-
-#[test]
-fn a_file_that_is_submitted_brings_back_what_the_package_store_has_lost() -> Result<()> {
-    let cluster = Cluster::start(1)?;
-    let node = &cluster.nodes[0];
-    let file = PackageSource::new("p", "1.0.0").probe("m", "1.0.0", "").build(cluster.folder())?.display().to_string();
-    node.cli(&["package", "publish", &file])?.expect(0)?;
-    let modules = lose_modules(&node.data.join("packages"))?;
-    ensure!(modules > 0, "nothing was lost");
-    let said = node.cli(&["update", "submit", &file, "--node", "n1", "--timeout", "60s"])?.expect(0)?;
-    ensure!(
-        said.stderr.contains("copies were lost, so it was uploaded again") || said.stdout.contains("copies were lost"),
-        "{said:?}"
-    );
-    ensure!(node.pid("p/m")?.is_some(), "p/m does not run");
-    // With its copies there it is not uploaded another time.
-    let said = node.cli(&["update", "submit", &file, "--node", "n1", "--detach", "-o", "json"])?;
-    ensure!(!said.stderr.contains("copies were lost"), "{said:?}");
-    Ok(())
-}
-
-/// Removes the module files of a package store; how many there were.
-fn lose_modules(folder: &Path) -> Result<usize> {
-    let mut lost = 0;
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            lost += lose_modules(&entry.path())?;
-        } else if entry.path().extension().is_none() {
-            fs::remove_file(entry.path())?;
-            lost += 1;
-        }
-    }
-    Ok(lost)
 }

@@ -123,22 +123,6 @@ impl Context {
         }
     }
 
-    /// Whether enough voters still have the modules of these published packages: publishing them once more asks each voter.
-    ///
-    /// # Errors
-    /// Why there is no answer.
-    pub async fn has_copies(&mut self, packages: BTreeSet<PackageId>) -> Done<bool> {
-        let patience = self.global.patience();
-        match self.client().await?.order(UserCommand::Publish { packages }, patience).await {
-            Ok(_) => Ok(true),
-            Err(ClientError::Api(ApiError::Failed { .. } | ApiError::NotUploaded { .. })) => Ok(false),
-            Err(ClientError::Api(ApiError::Rejected(rejection))) if matches!(*rejection, Rejection::TooFewCopies { .. }) => {
-                Ok(false)
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
     /// The nodes.
     ///
     /// # Errors

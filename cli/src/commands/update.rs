@@ -1,7 +1,6 @@
 //! `update …` and `regress`.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use tribune_messages::api::{ApiRequest, ApiResponse};
 use tribune_package::Inspection;
@@ -111,29 +110,15 @@ async fn plan(context: &mut Context, args: PlanArgs) -> Done {
 
 async fn submit(context: &mut Context, args: SubmitArgs) -> Done {
     let (image, fleet, request) = wanted(context, &args.targets, (&args.options).into()).await?;
-    if let (Some(file), Some(image)) = (&args.targets.image, &image) {
-        bring(context, file, image, &fleet).await?;
+    let new = unpublished(image.as_ref(), &fleet);
+    if let (Some(file), Some(image), false) = (&args.targets.image, &image, new.is_empty()) {
+        let (_, copies) = context.publish(file, image.size).await?;
+        for package in new {
+            let what = format!("published {}@{}, {}", package.manifest.name, package.manifest.version, count_copies(copies));
+            context.print.note(&what);
+        }
     }
     begin(context, request, args.detach).await
-}
-
-/// Publishes a file if the store lacks a package of it, or has lost too many copies of one.
-async fn bring(context: &mut Context, file: &Path, image: &Inspection, fleet: &Fleet) -> Done<()> {
-    let new = unpublished(Some(image), fleet);
-    let (brought, how) = if new.is_empty() {
-        if context.has_copies(image.packages.iter().map(|package| package.id).collect()).await? {
-            return Ok(());
-        }
-        (image.packages.iter().collect(), "copies were lost, so it was uploaded again; ")
-    } else {
-        (new, "")
-    };
-    let (_, copies) = context.publish(file, image.size).await?;
-    for package in brought {
-        let (name, version) = (&package.manifest.name, &package.manifest.version);
-        context.print.note(&format!("published {name}@{version}, {how}{}", count_copies(copies)));
-    }
-    Ok(())
 }
 
 /// Submits, and watches unless told not to.
