@@ -147,7 +147,11 @@ async fn change(raft: &Engine, changes: Change, removed: Removed, seen: Option<u
     let condition = Precondition::<Types>::LastMembershipLogId { last_membership_log_id: *membership.log_id() };
     let changed = raft.change_membership_if(changes, removed == Removed::Stay, [condition]).await.map_err(ChangeError::from)?;
     // What is read of the membership follows a moment later: the next change would go by an outdated one.
-    let shown = |metrics: &RaftMetrics<Types>| metrics.membership_config.log_id().as_ref() >= Some(&changed.log_id);
+    // As one that is committed, too: until then the change counts as under way.
+    let shown = |metrics: &RaftMetrics<Types>| {
+        let both = [&metrics.membership_config, &metrics.committed_membership_config];
+        both.into_iter().all(|membership| membership.log_id().as_ref() >= Some(&changed.log_id))
+    };
     if let Err(error) = raft.wait(Some(SHOWN_WITHIN)).metrics(shown, "the new membership is shown").await {
         tracing::debug!(%error, "the new membership is not shown yet");
     }

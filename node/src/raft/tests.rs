@@ -387,11 +387,20 @@ async fn a_member_that_is_no_voter_leads_nobody_and_gets_no_vote() {
             let refused = matches!(reply, Reply::Refused(Refused::NoVoter { claimed: 77 } | Refused::NotYou { claimed: 1 }));
             assert!(refused, "{reply:?}");
         }
-        let mut channel =
-            hosts[3].data.open(hosts[0].identity.peer_id(), &[], SNAPSHOT_PROTOCOL, snapshots::LIMITS).await.unwrap();
-        let offer = SnapshotOffer { to: 0, vote: vote(node, true), meta: Bytes(Vec::new()), bytes: 1 };
-        channel.send(&offer).await.unwrap();
-        let reply: SnapshotReply = channel.expect().await.unwrap();
+        let offer = || SnapshotOffer { to: 0, vote: vote(node, true), meta: Bytes(Vec::new()), bytes: 1 };
+        let offered = async {
+            loop {
+                // Like any sender it tries again when the stream is lost.
+                let opened = hosts[3].data.open(hosts[0].identity.peer_id(), &[], SNAPSHOT_PROTOCOL, snapshots::LIMITS).await;
+                let mut channel = opened.unwrap();
+                if channel.send(&offer()).await.is_ok()
+                    && let Ok(reply) = channel.expect::<SnapshotReply>().await
+                {
+                    break reply;
+                }
+            }
+        };
+        let reply = timeout(LONG, offered).await.unwrap();
         assert!(matches!(reply, SnapshotReply::Refused(Refused::NoVoter { .. } | Refused::NotYou { .. })), "{reply:?}");
     }
     assert_eq!(nodes[0].leadership().borrow().term, before.term);

@@ -193,15 +193,19 @@ impl Gate {
     }
 
     fn close_one(&mut self, id: ConnectionId) {
-        let Some(&Held { peer, entry, .. }) = self.held.get(&id) else { return };
+        let Some(&Held { peer, ground, entry, .. }) = self.held.get(&id) else { return };
         self.closing.push_back((peer, id));
         self.forget(id);
-        if matches!(entry, Entry::Admitted(_)) {
+        // A user's key is used by many programs at once, and another connection of the same process may be sound.
+        if ground == Ground::Listed(Standing::Member)
+            && matches!(entry, Entry::Admitted(_))
+            && !self.held.values().any(|held| held.peer == peer && held.entry == entry)
+        {
             self.cut(peer);
         }
     }
 
-    /// Cuts the streams of a peer that has lost a connection: who uses them would hear of it only when the connection is
+    /// Cuts the streams of a member whose process has lost its last connection: who uses them would hear of it only when the connection is
     /// closed, and a dead one with much data on its way may take a while. Which of them were on that
     /// connection is not known here, so all are cut; they can be opened again at once where another connection is left.
     fn cut(&mut self, peer: PeerId) {

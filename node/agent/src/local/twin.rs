@@ -47,7 +47,7 @@ pub(super) fn read<T>(path: &Path, parse: impl Fn(&Path) -> Result<Option<T>, Lo
 }
 
 /// Makes the copy say what the file says: a crash between the two writes left it behind. Where that cannot be, for want of room, the
-/// file alone has to do until it is written again.
+/// file alone has to do until it is written again: an older copy is removed, lest it is believed.
 pub(super) fn even_out<T>(path: &Path, parse: impl Fn(&Path) -> Result<Option<T>, LocalError>) {
     let Ok(Some(_)) = parse(path) else { return };
     let copy = copy_of(path);
@@ -56,6 +56,7 @@ pub(super) fn even_out<T>(path: &Path, parse: impl Fn(&Path) -> Result<Option<T>
         if same { Ok(()) } else { files::write(&copy, text.as_bytes()) }
     });
     if let Err(error) = evened {
-        tracing::warn!(%error, "a file of local storage has no second copy");
+        let removed = files::remove(&copy).err().map(|error| error.to_string());
+        tracing::warn!(%error, removed, "a file of local storage has no second copy");
     }
 }
