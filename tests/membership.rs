@@ -340,15 +340,19 @@ fn a_node_that_is_removed_after_it_changed_keeps_what_it_has_and_can_still_go_ba
     let at = &cluster.nodes[0];
     install(at, &package(&cluster, "1.0.0")?, &["n2", "n3"])?;
     for name in ["n2", "n3"] {
-        cluster.node(name).tell("p/m", "slow-ready 6000")?;
+        cluster.node(name).tell("p/m", "hold-ready")?;
     }
     let file = package(&cluster, "2.0.0")?;
     let args = ["update", "submit", &file, "--node", "n2", "--node", "n3", "--detach", "-o", "json"];
     let update = at.cli(&args)?.expect(0)?.json()?["update"].as_str().context("no update")?.to_owned();
-    let first = eventually("one has settled, the other has begun", || {
+    let at_step = |step: &str| -> Result<Option<&str>> {
         let steps = at.json(&["update", "show", &update])?["nodes"].clone();
-        let one = |step: &str| ["n2", "n3"].into_iter().find(|name| steps[name]["step"] == step);
-        Ok(one("settled").filter(|_| one("pending").is_some()))
+        Ok(["n2", "n3"].into_iter().find(|name| steps[name]["step"] == step))
+    };
+    let first = eventually("one has begun", || at_step("pending"))?;
+    cluster.node(first).tell("p/m", "go-on")?;
+    eventually("it has settled, and the other has begun", || {
+        Ok(at_step("settled")?.filter(|settled| *settled == first).and(at_step("pending")?))
     })?;
     at.cli(&["node", "remove", first, "--timeout", "60s"])?.expect(0)?;
     let removed = cluster.node(first);

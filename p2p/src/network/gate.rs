@@ -205,9 +205,9 @@ impl Gate {
         }
     }
 
-    /// Cuts the streams of a member whose process has lost its last connection: who uses them would hear of it only when the connection is
-    /// closed, and a dead one with much data on its way may take a while. Which of them were on that
-    /// connection is not known here, so all are cut; they can be opened again at once where another connection is left.
+    /// Cuts the streams of a member whose process has lost its last connection: who uses them would hear of it only when the
+    /// connection is closed, and a dead one with much data on its way may take a while. All are cut, whichever connection they
+    /// were on; to a process that came in its place they can be opened again at once.
     fn cut(&mut self, peer: PeerId) {
         self.presence.leave(peer);
         let left = || self.held.values().filter(|held| held.peer == peer);

@@ -151,6 +151,27 @@ fn an_update_held_by_a_failure_has_nobody_to_ask_again() {
 }
 
 #[test]
+fn a_pause_comes_again_only_where_there_is_something_left_to_hold_back() {
+    let (mut fleet, mut request, plan) = fleet();
+    request.options.on_failure = OnFailure::Hold;
+    let id = fleet.submit(request, plan);
+    all_accept(&mut fleet, id);
+    all_staged(&mut fleet, id);
+    for name in ["b", "c"] {
+        fleet.become_ready(id, name);
+        fleet.change_over(id, name);
+    }
+    fleet.become_ready(id, "a");
+    fleet.tell(MasterCommand::Go { update: id, nodes: nodes(&["a"]) }).unwrap();
+    fleet.order(UserCommand::Pause { update: id }, None).unwrap();
+    let report = NodeReport::Regressed { current: Generation::default(), why: Some("unhealthy".into()) };
+    fleet.report(id, "a", report).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Held { wave: 2 });
+    fleet.decide(id, Decision::Force { why: "go on without it".into() }, None).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Verifying);
+}
+
+#[test]
 fn a_settled_node_that_is_removed_while_the_rest_is_asked_again_takes_nothing_back() {
     let (mut fleet, id) = held();
     fleet.decide(id, Decision::AskAgain, None).unwrap();

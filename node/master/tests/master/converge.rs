@@ -318,6 +318,20 @@ fn a_convergence_that_would_have_to_wait_is_not_begun() {
 }
 
 #[test]
+fn a_node_on_a_new_disk_does_not_rest_for_what_the_one_before_has_tried() {
+    let (mut fleet, ..) = edge();
+    state(&mut fleet, "b", Generation::default());
+    let convergence = begin_with_all(&mut fleet);
+    let token = Signature::of(b"for b");
+    let order = UserCommand::CreateToken { hash: token, valid: Span::from_secs(60), node: Some(node("b")) };
+    fleet.order(order, None).unwrap();
+    let new = new_node_with("b", "b2");
+    fleet.tell(MasterCommand::Join { token, node: new, place: JoinAs::Replacement }).unwrap();
+    assert_eq!(*fleet.phase(convergence), Phase::Ended { outcome: Outcome::Aborted });
+    assert_eq!(fleet.node("b").converging, None);
+}
+
+#[test]
 fn a_node_on_a_new_disk_comes_to_what_it_should_have_and_hears_nothing_of_what_the_one_before_was_in() {
     let (mut fleet, one, two) = edge();
     let plan = planned(&fleet, &to_class(two));
@@ -540,6 +554,10 @@ fn however_many_stray_only_some_converge_at_a_time_and_who_was_not_tried_yet_goe
     assert_eq!(strayed(&fleet, &liveness, MasterClock(60_000)), []);
     carry_out(&mut fleet, begun[0], &[&names[1]]);
     assert_eq!(strayed(&fleet, &liveness, MasterClock(60_000)).len(), 1, "there is room for the next");
+    fleet.vote(begun[1], &names[2], &[]);
+    fleet.report(begun[1], &names[2], NodeReport::Staged).unwrap();
+    fleet.order(UserCommand::Pause { update: begun[1] }, None).unwrap();
+    assert_eq!(strayed(&fleet, &liveness, MasterClock(60_000)).len(), 2, "one that waits for a user takes nobody's room");
 }
 
 #[test]

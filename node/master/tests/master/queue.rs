@@ -231,6 +231,8 @@ fn a_lost_node_whose_data_cannot_go_back_stays_as_it_is() {
     assert_eq!(*fleet.phase(update), Phase::Ended { outcome: Outcome::CompletedInPart });
     let why = fleet.update(update).nodes[&node("b")].failure.clone().unwrap();
     assert!(why.ends_with("as its data cannot go back"), "{why}");
+    // Where it has the new version it is right, and else it comes to it: there is no other way for it to go.
+    assert_eq!((fleet.node("b").should.len(), &fleet.node("b").should), (1, &fleet.node("a").should));
 }
 
 #[test]
