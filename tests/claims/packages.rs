@@ -10,6 +10,7 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tribune_tests::cli::{program, tribune};
+use tribune_tests::wait::LIMIT;
 use tribune_tests::{Cluster, PackageSource, eventually};
 
 use crate::images::image;
@@ -109,7 +110,9 @@ fn way_that_ends_after(bytes: u64, target: String) -> Result<(u16, Receiver<()>,
         let far = TcpStream::connect(target)?;
         let (mut from, mut to) = (far.try_clone()?, near.try_clone()?);
         thread::spawn(move || io::copy(&mut from, &mut to));
-        io::copy(&mut (&near).take(bytes), &mut &far)?;
+        if io::copy(&mut (&near).take(bytes), &mut &far)? < bytes {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         // Whoever waits for either may have given up.
         let _ = through.send(());
         let _ = ended.recv();
@@ -140,7 +143,7 @@ fn claim_20_an_image_that_is_interrupted_half_way_leaves_nothing_behind_and_can_
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
-    half.recv().context("the file did not come half way")?;
+    half.recv_timeout(LIMIT).context("the file did not come half way")?;
     eventually("some of it is on a disk", || Ok((stores()? != before).then_some(())))?;
     publish.kill()?;
     publish.wait()?;
