@@ -190,6 +190,26 @@ impl Fleet {
         tell(&format!("  {process} on {node} answers: {}", said.trim()))
     }
 
+    /// What a node and its services have written of late, for whoever looks for what went wrong there.
+    pub(super) fn tell_logs(&self, name: &str) -> Result<()> {
+        const LINES: usize = 400;
+        let node = self.nodes.iter().find(|node| node.name == name).context("no such node")?;
+        let mut files = vec![node.data.with_extension("log")];
+        for entry in fs::read_dir(node.data.join("logs"))? {
+            files.push(entry?.path());
+        }
+        files.sort();
+        for file in files.iter().filter(|file| file.is_file()) {
+            tell(&format!("\n{}:", file.strip_prefix(self.folder.path()).unwrap_or(file).display()))?;
+            let text = String::from_utf8_lossy(&fs::read(file)?).into_owned();
+            let lines: Vec<&str> = text.lines().collect();
+            for line in &lines[lines.len().saturating_sub(LINES)..] {
+                tell(&format!("  {line}"))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Waits until an update has ended.
     pub(super) fn has_ended(&self, update: &str) -> Result<()> {
         self.wait(&format!("{update} has ended"), || {

@@ -12,7 +12,7 @@ mod traffic;
 use std::rc::Rc;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 pub use cut::Cut;
 use cut::{Waiter, tell};
@@ -52,9 +52,11 @@ pub fn run() -> Result<()> {
 
     say("What each node runs now, and how the users of the service have fared since it was first installed:")?;
     fleet.show(&["node", "list"], 0)?;
-    for line in traffic.stop() {
-        tell(&format!("  {line}"))?;
+    let failed = traffic.stop()?;
+    for node in &failed {
+        fleet.tell_logs(node)?;
     }
+    ensure!(failed.is_empty(), "requests failed on {}, and none should: their logs are above", failed.join(" and "));
     fleet.stop()?;
     say(&format!("Done in {:.0} s. Every process was stopped, every file removed.", begun.elapsed().as_secs_f64()))?;
     Ok(())

@@ -1,4 +1,4 @@
-//! Users of the demo's service: they ask every node's web server all the time, and count what fails.
+//! Users of the demo's service: they ask every node's web server all the time. What fails is told at once, and counted.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::cut::{Waiter, tell};
+use crate::output::words;
 
 const LIMIT: Duration = Duration::from_secs(10);
 /// Between two requests to one node.
@@ -21,7 +22,6 @@ struct Counts {
     answered: u64,
     failed: u64,
     last: String,
-    last_failure: Option<String>,
 }
 
 type Shared = Arc<Mutex<BTreeMap<String, Counts>>>;
@@ -44,6 +44,10 @@ impl Traffic {
             std::thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
                     let answer = ask(address, "GET", "/");
+                    if let Err(error) = &answer {
+                        // The demo itself notices when nobody reads any more.
+                        let _ = tell(&format!("  ! at {} a request to {name} failed: {error:#}", words::time(words::now())));
+                    }
                     let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
                     counts.entry(name.clone()).or_default().add(answer);
                     drop(counts);
@@ -78,19 +82,18 @@ impl Traffic {
         }
     }
 
-    /// Stops the users, and says how it went.
-    pub(super) fn stop(self) -> Vec<String> {
+    /// Stops the users, tells how it went, and gives the nodes on which something failed.
+    pub(super) fn stop(self) -> Result<Vec<String>> {
         self.stop.store(true, Ordering::Relaxed);
         for user in self.users {
             // A user that panicked has said so.
             let _ = user.join();
         }
         let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let line = |(name, counts): (&String, &Counts)| {
-            let failure = counts.last_failure.as_ref().map_or_else(String::new, |failure| format!(" (such as: {failure})"));
-            format!("{name}: {} requests answered, {} failed{failure}", counts.answered, counts.failed)
-        };
-        counts.iter().map(line).collect()
+        for (name, counts) in counts.iter() {
+            tell(&format!("  {name}: {} requests answered, {} failed", counts.answered, counts.failed))?;
+        }
+        Ok(counts.iter().filter(|(_, counts)| counts.failed > 0).map(|(name, _)| name.clone()).collect())
     }
 }
 
@@ -101,10 +104,7 @@ impl Counts {
                 self.answered += 1;
                 self.last = text;
             }
-            Err(error) => {
-                self.failed += 1;
-                self.last_failure = Some(format!("{error:#}"));
-            }
+            Err(_) => self.failed += 1,
         }
     }
 }

@@ -189,7 +189,7 @@ impl Task {
             let Some(manners) = scope.old.module(&kid.id.key).map(|module| Manners::of(module.module)) else { continue };
             let members = self.members(main);
             // When only workers speak, they speak for the module.
-            if matches!(manners.how, AskHow::Hook(_)) || members.is_empty() || self.state.connected.contains_key(&main) {
+            if matches!(manners.how, AskHow::Hook(_)) || members.is_empty() || self.speaks(main) {
                 let (name, manners) = (kid.id.key.clone(), manners.clone());
                 touchees.push(Touchee { process: main, name, role, manners, missing: None });
             }
@@ -218,17 +218,15 @@ impl Task {
         Touchee { manners: Manners { how: AskHow::Socket, ..registered.manners }, ..registered }
     }
 
-    /// Whether a process said hello since it started.
+    /// Whether a process said hello since it started. It need not be connected now: after an agent's death it comes again.
     pub(super) fn speaks(&self, process: ProcessId) -> bool {
-        self.state.connected.contains_key(&process) || self.state.spoke.contains(&process)
+        self.state.spoke.contains_key(&process)
     }
 
-    /// The processes that are connected and belong to the group of this one, without itself.
+    /// The processes that speak and belong to the group of this one, without itself.
     pub(super) fn members(&self, main: ProcessId) -> Vec<ProcessId> {
-        let member = |(process, connected): (&ProcessId, &super::task::Connected)| {
-            (connected.group == main.pid && *process != main).then_some(*process)
-        };
-        self.state.connected.iter().filter_map(member).collect()
+        let member = |(process, group): (&ProcessId, &u32)| (*group == main.pid && *process != main).then_some(*process);
+        self.state.spoke.iter().filter_map(member).collect()
     }
 
     /// Touched processes that have not been asked in a round that counts: they started since.

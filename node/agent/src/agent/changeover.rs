@@ -164,11 +164,11 @@ impl Task {
         supervise::next(wanted, view)
     }
 
-    /// The connected processes of a child.
+    /// The processes of a child that speak. One that is not connected now hears what it is told when it says hello again.
     fn speakers(&self, kid: &ChildStatus) -> Vec<ProcessId> {
         let Some(main) = watch::process(kid) else { return Vec::new() };
         let mut speakers = self.members(main);
-        speakers.extend(self.state.connected.contains_key(&main).then_some(main));
+        speakers.extend(self.speaks(main).then_some(main));
         speakers
     }
 
@@ -342,12 +342,24 @@ impl Task {
         let kid = self.state.kids.iter().find(|kid| kid.id == child);
         let waiting: BTreeSet<_> = kid.map(|kid| self.speakers(kid)).unwrap_or_default().into_iter().collect();
         let until = self.now().saturating_add(within.as_millis());
+        tracing::info!(%child, processes = waiting.len(), "an old child is to hand over");
         self.state.handing_over.insert(child, Handing { until, waiting: waiting.clone() });
         for process in waiting {
             self.desk.watch(process).await;
-            let hand_over = HandOver { update: journal.name.clone(), attempt: journal.attempt() };
-            self.tell(process, NodeMessage::HandOver(hand_over)).await;
+            self.tell_hand_over(&journal, process).await;
         }
+    }
+
+    /// Says again to a process that it hands over, if it has not: it had no connection, or lost it.
+    pub(super) async fn remind_hand_over(&mut self, process: ProcessId) {
+        let waits = self.state.handing_over.values().any(|handing| handing.waiting.contains(&process));
+        let Some(journal) = self.target().1.filter(|_| waits).and_then(|update| self.journal(update)) else { return };
+        self.tell_hand_over(&journal, process).await;
+    }
+
+    async fn tell_hand_over(&mut self, journal: &Journal, process: ProcessId) {
+        let hand_over = HandOver { update: journal.name.clone(), attempt: journal.attempt() };
+        self.tell(process, NodeMessage::HandOver(hand_over)).await;
     }
 
     /// The children are where they should be.

@@ -28,7 +28,7 @@ impl Task {
         self.remember_failure(&journal).await?;
         let told = OutcomeTold { update: journal.name.clone(), outcome: shown(outcome), reason: reason.clone() };
         // Who never spoke can hear nothing, and never says that it has.
-        let telling = Telling::begin(told, journal.asked.keys().copied().filter(|process| self.state.spoke.contains(process)));
+        let telling = Telling::begin(told, journal.asked.keys().copied().filter(|process| self.speaks(*process)));
         tracing::info!(update = %journal.name, %outcome, reason = reason.as_deref().unwrap_or(""), "the update is over");
         journal.stage = Stage::Ended { telling };
         let asked: Vec<_> = journal.asked.keys().copied().collect();

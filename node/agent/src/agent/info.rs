@@ -58,17 +58,17 @@ impl Task {
         let mut processes: Vec<_> = kids.iter().map(|kid| self.child_info(kid)).collect();
         let children = self.child_processes();
         for (process, connected) in &self.state.connected {
-            let member = connected.info.module.is_some();
+            let member = connected.module.is_some();
             if children.contains(process) || member || self.state.register.has(*process) {
                 continue;
             }
-            let name = connected.info.name.clone().unwrap_or_else(|| process.to_string());
+            let name = connected.name.clone().unwrap_or_else(|| process.to_string());
             processes.push(ProcessInfo {
                 process: Some(process_ref(&name, *process)),
                 name,
                 state: "running".into(),
                 since: None,
-                version: connected.info.version.clone(),
+                version: connected.version.clone(),
                 endings: 0,
                 said_hello: true,
                 log: None,

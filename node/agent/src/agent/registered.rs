@@ -344,7 +344,7 @@ impl Task {
             process: process.map(|process| process_ref(&name, process)),
             name,
             since: None,
-            version: connected.and_then(|connected| connected.info.version.clone()),
+            version: connected.and_then(|connected| connected.version.clone()),
             endings: 0,
             said_hello: connected.is_some(),
             log: None,

@@ -18,6 +18,7 @@ use super::clock::Clock;
 use super::journal::{JOURNAL_FORMAT, Journal, Stage};
 use super::modules::{folders, machine, notify_socket, process_socket, state_folder};
 use super::registered::{REGISTERED, Register};
+use super::talk::group_of;
 use super::task::{Finished, Heard, Inputs, Known, Open, State, Stuck, Task};
 use super::watch::Watch;
 use super::{AgentConfig, AgentError, ModuleSource, update};
@@ -125,6 +126,7 @@ async fn read_state(
         Began::NodeRestart => BTreeSet::new(),
         Began::AgentRestart => storage.load(SPOKE).await?.unwrap_or_default(),
     };
+    let spoke = spoke.into_iter().map(|process| (process, group_of(process))).collect();
     let (watch, checked) = Watch::new();
     let state = State {
         current: storage.current().await?,
@@ -176,7 +178,7 @@ impl Task {
             }
             Err(error) => return Err(error.into()),
         }
-        self.storage.save(SPOKE, &self.state.spoke).await?;
+        self.storage.save(SPOKE, &BTreeSet::<ProcessId>::new()).await?;
         self.storage.save(RUN, &run).await?;
         Ok(())
     }
@@ -232,7 +234,7 @@ impl Task {
     /// Takes up what the journals say: watches those who were asked, and asks again those who have not answered.
     async fn take_up(&mut self) -> Result<(), Stuck> {
         let now = self.now();
-        for process in self.state.spoke.clone() {
+        for process in self.state.spoke.keys().copied().collect::<Vec<_>>() {
             self.desk.watch(process).await;
         }
         for id in self.state.updates.keys().copied().collect::<Vec<_>>() {

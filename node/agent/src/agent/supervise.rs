@@ -53,7 +53,7 @@ pub struct View<'a> {
     pub children: &'a [ChildStatus],
     /// The children that do their work.
     pub up: &'a BTreeSet<ChildId>,
-    /// The children whose process can be told to hand over.
+    /// The children that have a process which speaks: it is told to hand over.
     pub speaking: &'a BTreeSet<ChildId>,
     /// Those that were told.
     pub handing_over: &'a BTreeMap<ChildId, HandingOver>,

@@ -11,12 +11,17 @@ use tribune_raft_store::model::UpdateId;
 
 use super::journal::{ReadyState, Stage};
 use super::modules::state_folder;
-use super::task::{Connected, Open, Task};
+use super::task::{Open, Task};
 use super::watch;
 use crate::processes::ProcessId;
 use crate::processes::ballot::Event;
 use crate::processes::desk::{ConnectedProcess, DeskEvent};
 use crate::processes::identity::look_up;
+
+/// The process group of a process. One that has ended already says no more.
+pub(super) fn group_of(process: ProcessId) -> u32 {
+    look_up(process.pid).map_or(process.pid, |seen| seen.group)
+}
 
 impl Task {
     /// The update that processes call so.
@@ -55,14 +60,13 @@ impl Task {
 
     async fn hello(&mut self, info: ConnectedProcess) {
         let process = info.process;
-        // One that has ended already says no more.
-        let group = look_up(process.pid).map_or(process.pid, |seen| seen.group);
-        self.state.connected.insert(process, Connected { info, group });
+        self.state.connected.insert(process, info);
         self.state.watch.hello(process);
-        if self.state.spoke.insert(process) {
+        if self.state.spoke.insert(process, group_of(process)).is_none() {
             self.desk.watch(process).await;
             self.save_spoke().await;
         }
+        self.remind_hand_over(process).await;
         for id in self.state.updates.keys().copied().collect::<Vec<_>>() {
             self.catch_up(id, process).await;
         }
@@ -70,7 +74,8 @@ impl Task {
 
     /// Remembers who said hello, so that an agent after this one waits for them.
     async fn save_spoke(&mut self) {
-        if let Err(error) = self.storage.save(super::start::SPOKE, &self.state.spoke).await {
+        let spoke: BTreeSet<_> = self.state.spoke.keys().collect();
+        if let Err(error) = self.storage.save(super::start::SPOKE, &spoke).await {
             tracing::warn!(%error, "who said hello is not remembered; an agent after this one may take a process for one that does not speak");
         }
     }

@@ -84,9 +84,9 @@ pub(super) struct State {
     pub(super) kids: Vec<ChildStatus>,
     pub(super) kids_known: Known,
     pub(super) watch: Watch,
-    pub(super) connected: BTreeMap<ProcessId, Connected>,
-    /// Every process that ever said hello and lives.
-    pub(super) spoke: BTreeSet<ProcessId>,
+    pub(super) connected: BTreeMap<ProcessId, ConnectedProcess>,
+    /// Every process that ever said hello and lives, and its process group. It may be without a connection for a moment.
+    pub(super) spoke: BTreeMap<ProcessId, u32>,
     /// The processes that this node did not start.
     pub(super) register: Register,
     pub(super) handing_over: BTreeMap<ChildId, Handing>,
@@ -158,14 +158,6 @@ pub(super) struct Scope {
     pub(super) old: Installed,
     pub(super) new: Installed,
     pub(super) touched: Touched,
-}
-
-/// A process that is connected.
-#[derive(Debug, Clone)]
-pub(super) struct Connected {
-    pub(super) info: ConnectedProcess,
-    /// Its process group.
-    pub(super) group: u32,
 }
 
 /// A child that hands over.

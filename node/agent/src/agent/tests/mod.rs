@@ -138,6 +138,43 @@ async fn an_agent_that_dies_in_the_middle_goes_on_and_exactly_one_generation_run
 }
 
 #[tokio::test]
+async fn an_old_process_that_has_no_connection_yet_is_waited_for_and_hands_over_before_it_ends() {
+    let mut world = World::new();
+    let agent = world.agent().await;
+    let one = [app("1.0.0", &[speaker("a", &world.source, "1", json!({}))])];
+    let two = [app("2.0.0", &[speaker("a", &world.source, "2", json!({}))])];
+    world.install(&agent, &[], &one).await;
+    until("a hello", || world.heard().len() == 1).await;
+    let standing = agent.standing().borrow().clone();
+    let update = world.update(&standing, &one, &two);
+    update.to_ready(&agent).await;
+    world.keeper.log();
+    let away = |version: &str| world.folder.path().join(format!("home/away-{version}"));
+    for version in ["1.0.0", "2.0.0"] {
+        std::fs::write(away(version), "").unwrap();
+    }
+    update.want(&agent, Want::Settled);
+    until("the new process", || world.keeper.log() == ["start app/a#2"]).await;
+    agent.stop().await;
+
+    let agent = world.agent().await;
+    update.want(&agent, Want::Settled);
+    std::fs::remove_file(away("2.0.0")).unwrap();
+    let mut processes = agent.processes().await;
+    while !processes.iter().any(|process| process.said_hello && process.version.as_deref() == Some("2.0.0")) {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        processes = agent.processes().await;
+    }
+    assert!(world.keeper.log().is_empty(), "the new one is up, and the old one has still to hand over");
+    std::fs::remove_file(away("1.0.0")).unwrap();
+    update.until(&agent, settled).await;
+    assert!(world.heard().contains(&"app/a 1.0.0 hand-over".to_owned()), "{:?}", world.heard());
+    assert_eq!(world.keeper.log(), ["stop app/a#1"]);
+    update.end(&agent, Outcome::Completed).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn an_agent_begins_again_after_an_update_that_was_taken_back_whoever_has_not_heard_of_its_end() {
     for speaks in [false, true] {
         let mut world = World::new();

@@ -238,7 +238,7 @@ pub(super) fn script(name: &str, source: &TestSource, script: &str, more: Value)
 }
 
 /// What a speaking process does: it writes down what it hears and answers as its options say. It finds the next agent
-/// when one ends.
+/// when one ends, once there is no file `away-VERSION`.
 const SPEAKER: &str = r#"exec python3 -c '
 import json,os,socket,time
 out=open(os.environ["HOME"]+"/heard","a",buffering=1)
@@ -258,6 +258,7 @@ def serve(f):
         elif t=="hand-over": say(type="handed-over",update=m["update"],attempt=m["attempt"])
         elif t=="outcome" and not os.path.exists(os.environ["HOME"]+"/never-seen"): say(type="seen",update=m["update"])
 while True:
+    while os.path.exists(os.environ["HOME"]+"/away-"+os.environ["TRIBUNE_VERSION"]): time.sleep(0.02)
     try:
         with socket.socket(socket.AF_UNIX) as s:
             s.connect(os.environ["TRIBUNE_SOCKET"])
