@@ -9,6 +9,8 @@ SHELL := /bin/bash
 PACKAGES := clang libclang-dev make
 TEST_PACKAGES := qemu-user-static libc6-arm64-cross libstdc++6-arm64-cross libgcc-s1-arm64-cross libatomic1-arm64-cross
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+# Most of a test's time is waiting, for a process, a clock or a disk.
+TESTS_AT_ONCE := $(shell expr 2 '*' $$(nproc))
 
 .PHONY: help setup build demo docs test
 
@@ -35,5 +37,5 @@ test: setup
 	@tests/setup/wheels
 	@tests/setup/nextest
 	cargo build --workspace --locked
-	cargo nextest run --workspace --locked
+	cargo nextest run --workspace --locked --test-threads $(TESTS_AT_ONCE)
 	cargo test --workspace --locked --doc
