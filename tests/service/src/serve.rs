@@ -16,7 +16,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// How long a connection that was accepted may take to ask its first question.
+/// How long a connection that was accepted before the server leaves may still take to ask its first question.
 const FIRST_WORD: Duration = Duration::from_secs(5);
 
 /// An answer.
@@ -84,12 +84,7 @@ impl Server {
                 Some(_) = connections.join_next() => continue,
                 _ = self.asked.wait_for(Option::is_some) => break,
             };
-            let handle = handle.clone();
-            let service = service_fn(move |request| {
-                let answer = handle(request);
-                async move { Ok::<_, std::convert::Infallible>(answer.await) }
-            });
-            connections.spawn(converse(stream, service, self.asked.clone()));
+            connections.spawn(converse(stream, handle.clone(), self.asked.clone()));
         }
         drop(listener);
         while connections.join_next().await.is_some() {}
@@ -100,19 +95,28 @@ impl Server {
 }
 
 /// Answers the requests of one connection. Asked to leave, it ends with the answer to what was begun; who was accepted and has not
-/// asked yet is heard first: hyper would close such a connection in its face.
-async fn converse<S>(stream: TcpStream, service: S, mut asked: watch::Receiver<Option<()>>)
+/// said a whole request yet is heard first: hyper would close such a connection in its face.
+async fn converse<F, Fut>(stream: TcpStream, handle: F, mut asked: watch::Receiver<Option<()>>)
 where
-    S: hyper::service::HttpService<Incoming, ResBody = Full<Bytes>>,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    F: Fn(Request<Incoming>) -> Fut,
+    Fut: Future<Output = Answer>,
 {
-    // Silence is an answer too: the connection is closed then.
-    let _ = timeout(FIRST_WORD, stream.readable()).await;
+    let (hear, mut heard) = watch::channel(false);
+    let service = service_fn(move |request| {
+        hear.send_replace(true);
+        let answer = handle(request);
+        async move { Ok::<_, std::convert::Infallible>(answer.await) }
+    });
     let mut connection = pin!(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+    let leave = async {
+        // Without anyone to ask, there is nothing to wait for. Silence is an answer too: the connection is closed then.
+        let _ = asked.wait_for(Option::is_some).await;
+        let _ = timeout(FIRST_WORD, heard.wait_for(|heard| *heard)).await;
+    };
     let first = tokio::select! {
         biased;
         ended = connection.as_mut() => Some(ended),
-        _ = asked.wait_for(Option::is_some) => None,
+        () = leave => None,
     };
     let ended = match first {
         Some(ended) => ended,
@@ -123,5 +127,52 @@ where
     };
     if let Err(error) = ended {
         eprintln!("a connection ended early: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    /// Longer than anything here takes on a busy machine.
+    const LONG: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn who_was_accepted_is_answered_also_when_the_server_leaves_before_the_request_is_whole() -> Result<()> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let (server, leave) = server();
+        runtime.spawn(server.run(listener, async |_| text(StatusCode::OK, "here")));
+        let connect = || {
+            let stream = std::net::TcpStream::connect(address)?;
+            stream.set_read_timeout(Some(LONG))?;
+            std::io::Result::Ok(stream)
+        };
+        // Accepted in this order, so that the last answer says that the first two were.
+        let (mut silent, mut half, mut whole) = (connect()?, connect()?, connect()?);
+        half.write_all(b"GET / HT")?;
+        whole.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        whole.read_to_string(&mut answer)?;
+        assert!(answer.ends_with("here\n"), "{answer}");
+
+        let asked = leave.0.clone();
+        let left = std::thread::spawn(move || leave.and_wait());
+        runtime.block_on(async { asked.subscribe().wait_for(Option::is_some).await.map(|_| ()) })?;
+        half.write_all(b"TP/1.1\r\nHost: a\r\n\r\n")?;
+        silent.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")?;
+        for mut stream in [half, silent] {
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            assert!(answer.ends_with("here\n"), "{answer}");
+        }
+        assert!(left.join().is_ok());
+        assert!(std::net::TcpStream::connect(address).is_err(), "nobody accepts any more");
+        runtime.shutdown_background();
+        Ok(())
     }
 }
