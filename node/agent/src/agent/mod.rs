@@ -211,6 +211,8 @@ impl Agent {
         let inputs = task::Inputs { directed, leased, requested, events, publish, tell_keeper };
         let node = config.node.clone();
         let task = start::begin(config, children, hello, modules, inputs).await?;
+        // Nobody is to see a standing that was never the node's.
+        task.publish();
         tokio::spawn(task.run());
         Ok(Self { node, directives, lease, requests, standing, keeper })
     }

@@ -467,7 +467,7 @@ impl Task {
     }
 
     /// Tells the handle where the node stands.
-    fn publish(&self) {
+    pub(super) fn publish(&self) {
         let mut updates = BTreeMap::new();
         for open in self.state.updates.values() {
             let journal = &open.journal;

@@ -203,7 +203,7 @@ async fn an_agent_begins_again_after_an_update_that_was_taken_back_whoever_has_n
         agent.stop().await;
 
         let agent = world.agent().await;
-        until("the first generation", || agent.standing().borrow().current.number == 1).await;
+        assert_eq!(agent.standing().borrow().current.number, 1, "it stands where it stood from the first moment on");
         agent.stop().await;
         world.restart_node();
         let agent = world.agent().await;
