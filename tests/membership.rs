@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use tribune_tests::address::anywhere;
 use tribune_tests::cli::tribune;
 use tribune_tests::{Cluster, Node, PackageSource, eventually};
 
@@ -44,8 +45,8 @@ fn join(cluster: &Cluster, data: &Path, args: &[&str], token_for: &str) -> Resul
     let at = &cluster.nodes[0];
     let token = at.cli(&["token", "create", "--node", token_for])?.expect(0)?.stdout;
     let (peer, data) = (at.address()?, data.display().to_string());
-    let any = "/ip4/127.0.0.1/tcp/0";
-    let common = ["join", "--peer", &peer, "--token-file", "-", "--data", &data, "--control", any, "--data-address", any];
+    let any = anywhere();
+    let common = ["join", "--peer", &peer, "--token-file", "-", "--data", &data, "--control", &any, "--data-address", &any];
     tribune(&[&common[..], args].concat(), &token)
 }
 

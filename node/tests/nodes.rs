@@ -138,7 +138,9 @@ impl Running {
 }
 
 fn any() -> Option<Multiaddr> {
-    Some("/ip4/127.0.0.1/tcp/0".parse().unwrap())
+    // An address of this process's own: a node that starts again wants its port again, and any connection may have taken it on 127.0.0.1.
+    let own = std::net::Ipv4Addr::from_bits(0x7f40_0000 + std::process::id() % (1 << 22));
+    Some(format!("/ip4/{own}/tcp/0").parse().unwrap())
 }
 
 fn first(folder: &Path) -> Initialised {

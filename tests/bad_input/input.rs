@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
+use tribune_tests::address::{anywhere, loopback};
 use tribune_tests::cli::tribune;
 use tribune_tests::{Cluster, Output, PackageSource};
 
 use crate::{names, refused, text};
-
-const ANYWHERE: [&str; 4] = ["--control", "/ip4/127.0.0.1/tcp/0", "--data-address", "/ip4/127.0.0.1/tcp/0"];
 
 /// Every file of a folder that is not running, with its bytes.
 fn contents(folder: &Path) -> Result<Vec<(String, Vec<u8>)>> {
@@ -20,9 +19,15 @@ fn contents(folder: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     files.map(|name| Ok((name.clone(), fs::read(folder.join(&name))?))).collect()
 }
 
+/// A node that is made so, and listens at any free port.
+fn made_anywhere(args: &[&str], input: &str) -> Result<Output> {
+    let any = anywhere();
+    tribune(&[args, &["--control", &any, "--data-address", &any]].concat(), input)
+}
+
 /// Makes a cluster of one node that does not run, in this folder.
 fn init(data: &Path, name: &str) -> Result<()> {
-    tribune(&[&["init", "--data", &text(data), "--name", name], &ANYWHERE[..]].concat(), "")?.expect(0)?;
+    made_anywhere(&["init", "--data", &text(data), "--name", name], "")?.expect(0)?;
     Ok(())
 }
 
@@ -30,8 +35,7 @@ fn init(data: &Path, name: &str) -> Result<()> {
 fn join(cluster: &Cluster, folder: &str, name: &str, token: &str) -> Result<Output> {
     let peer = cluster.nodes[0].address()?;
     let data = text(&cluster.folder().join(folder));
-    let args = ["join", "--peer", &peer, "--token-file", "-", "--data", &data, "--name", name];
-    tribune(&[&args[..], &ANYWHERE].concat(), token)
+    made_anywhere(&["join", "--peer", &peer, "--token-file", "-", "--data", &data, "--name", name], token)
 }
 
 fn token(cluster: &Cluster, args: &[&str]) -> Result<String> {
@@ -227,8 +231,7 @@ fn a_data_folder_of_another_cluster_is_left_as_it_was() -> Result<()> {
     init(&other, "other")?;
     let before = contents(&other)?;
     let said = &["other is a node already (its cluster.json exists)", "use `tribune run`, or choose another data folder"];
-    let args = ["init", "--data", &text(&other), "--name", "again"];
-    refused(tribune(&[&args[..], &ANYWHERE].concat(), "")?, 1, said)?;
+    refused(made_anywhere(&["init", "--data", &text(&other), "--name", "again"], "")?, 1, said)?;
     let token = token(&cluster, &[])?;
     refused(join(&cluster, "other", "n2", &token)?, 1, said)?;
     ensure!(contents(&other)? == before, "the folder has changed");
@@ -270,8 +273,8 @@ fn a_port_in_use_ends_the_node_with_its_address_and_where_it_is_set() -> Result<
         let data: PathBuf = folder.path().join(network);
         init(&data, "n1")?;
         let port = port(&data, network)?;
-        let taken = TcpListener::bind(("127.0.0.1", port))?;
-        let address = format!("/ip4/127.0.0.1/tcp/{port} is in use by another process");
+        let taken = TcpListener::bind((loopback(), port))?;
+        let address = format!("/ip4/{}/tcp/{port} is in use by another process", loopback());
         let setting = format!("it is set by `{network}` in ");
         let ended = tribune(&["run", "--data", &text(&data)], "")?.expect(78)?;
         for part in [&address, "stop that one, or choose another port", &setting, "node.toml", "no service runs: the node stops"]

@@ -9,6 +9,7 @@ use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use tribune_tests::address::loopback;
 use tribune_tests::cli::{program, tribune};
 use tribune_tests::wait::LIMIT;
 use tribune_tests::{Cluster, PackageSource, eventually};
@@ -101,7 +102,7 @@ fn claim_20_an_image_handed_to_any_peer_reaches_the_master() -> Result<()> {
 /// A way to `target` that lets one connection through, and so many bytes on it; says so then, and lets nothing more through until
 /// the sender that it gives is dropped, when it breaks the connection. Gives its port.
 fn way_that_ends_after(bytes: u64, target: String) -> Result<(u16, Receiver<()>, Sender<()>)> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let listener = TcpListener::bind((loopback(), 0))?;
     let port = listener.local_addr()?.port();
     let (through, heard) = channel();
     let (end, ended) = channel::<()>();
@@ -133,7 +134,7 @@ fn claim_20_an_image_that_is_interrupted_half_way_leaves_nothing_behind_and_can_
 
     let address = at.address()?;
     let port = address.split('/').nth(4).context("no port in the address")?;
-    let (narrow, half, end) = way_that_ends_after(SIZE as u64 / 2, format!("127.0.0.1:{port}"))?;
+    let (narrow, half, end) = way_that_ends_after(SIZE as u64 / 2, format!("{}:{port}", loopback()))?;
     let peer = address.replacen(&format!("/tcp/{port}/"), &format!("/tcp/{narrow}/"), 1);
     let key = cluster.nodes[0].data.join("admin.key").display().to_string();
     let mut publish = Command::new(program("tribune"))

@@ -9,6 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::address::anywhere;
 use crate::cli::{Output, program, tribune};
 use crate::probe::{self, Entry};
 use crate::wait::eventually;
@@ -53,8 +54,6 @@ pub struct Cluster {
     folder: TempDir,
 }
 
-const LISTEN: [&str; 4] = ["--control", "/ip4/127.0.0.1/tcp/0", "--data-address", "/ip4/127.0.0.1/tcp/0"];
-
 impl Cluster {
     /// So many nodes, `n1` and on, all running and in session with the master.
     pub fn start(count: usize) -> Result<Self> {
@@ -77,7 +76,8 @@ impl Cluster {
         let data = self.folder.path().join(&name);
         let place = data.display().to_string();
         let further: Vec<&str> = options.args.iter().map(String::as_str).collect();
-        let common = [&["--data", &place, "--name", &name], &LISTEN[..], &further].concat();
+        let any = anywhere();
+        let common = [&["--data", &place, "--name", &name, "--control", &any, "--data-address", &any], &further[..]].concat();
         if self.nodes.is_empty() {
             tribune(&[&["init"], &common[..]].concat(), "")?.expect(0)?;
         } else {

@@ -3,6 +3,7 @@
 //! One idea: a test does what an operator does, with the binary that an operator has, and looks at what an operator can see: the
 //! commands' JSON, the files on the nodes' disks, the logs of the processes that were rolled out.
 
+pub mod address;
 pub mod cli;
 pub mod cluster;
 pub mod disk;

@@ -17,7 +17,6 @@ use super::{processes, traffic};
 
 /// The longest anything is waited for.
 const LIMIT: Duration = Duration::from_secs(60);
-const LISTEN: [&str; 4] = ["--control", "/ip4/127.0.0.1/tcp/0", "--data-address", "/ip4/127.0.0.1/tcp/0"];
 
 /// What a command said.
 pub(super) struct Said {
@@ -70,7 +69,8 @@ impl Fleet {
     fn add(&mut self, name: &str) -> Result<()> {
         let data = self.folder.path().join(name);
         let place = data.display().to_string();
-        let common = [&["--data", &place, "--name", name], &LISTEN[..]].concat();
+        let any = anywhere();
+        let common = ["--data", &place, "--name", name, "--control", &any, "--data-address", &any];
         if self.nodes.is_empty() {
             done(self.tribune(&[&["init"], &common[..]].concat())?, 0)?;
         } else {
@@ -286,6 +286,12 @@ impl Drop for Fleet {
         }
         let _ = self.stop();
     }
+}
+
+/// Any free port of a loopback address that is the demo's own, since a node wants the port it was made with whenever it starts, and on 127.0.0.1 any
+/// connection may have it by then. The address is 127.64.0.0 and the process id, which is below 2²² on Linux.
+fn anywhere() -> String {
+    format!("/ip4/{}/tcp/0", std::net::Ipv4Addr::from_bits(0x7f40_0000 + std::process::id() % (1 << 22)))
 }
 
 /// Whether this line of `update watch` is a node's step on its way.
