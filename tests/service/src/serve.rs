@@ -94,8 +94,8 @@ impl Server {
     }
 }
 
-/// Answers the requests of one connection. Asked to leave, it ends with the answer to what was begun; who was accepted and has not
-/// said a whole request yet is heard first: hyper would close such a connection in its face.
+/// Answers the requests of one connection. Asked to leave, it ends with the answer to what was begun; who was accepted and whose
+/// first request has not begun to be answered is heard first: hyper would close such a connection in its face.
 async fn converse<F, Fut>(stream: TcpStream, handle: F, mut asked: watch::Receiver<Option<()>>)
 where
     F: Fn(Request<Incoming>) -> Fut,

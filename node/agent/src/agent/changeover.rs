@@ -443,7 +443,7 @@ impl Task {
         }
         let registered: Vec<_> = self.state.register.touchees(&scope).map(|touchee| touchee.process).collect();
         for process in registered {
-            if self.state.connected.contains_key(&process) {
+            if self.speaks(process) {
                 told.insert(process);
                 self.tell_done(journal, process).await;
             }

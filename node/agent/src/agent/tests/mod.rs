@@ -160,10 +160,14 @@ async fn an_old_process_that_has_no_connection_yet_is_waited_for_and_hands_over_
     let agent = world.agent().await;
     update.want(&agent, Want::Settled);
     std::fs::remove_file(away("2.0.0")).unwrap();
-    let mut processes = agent.processes().await;
-    while !processes.iter().any(|process| process.said_hello && process.version.as_deref() == Some("2.0.0")) {
+    let speaks = async || {
+        let processes = agent.processes().await;
+        processes.iter().any(|process| process.said_hello && process.version.as_deref() == Some("2.0.0"))
+    };
+    let begin = std::time::Instant::now();
+    while !speaks().await {
+        assert!(begin.elapsed() < LONG, "the new process does not say hello");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        processes = agent.processes().await;
     }
     assert!(world.keeper.log().is_empty(), "the new one is up, and the old one has still to hand over");
     std::fs::remove_file(away("1.0.0")).unwrap();
