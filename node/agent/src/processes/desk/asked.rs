@@ -1,19 +1,23 @@
 //! What was asked of one process, so that it answers only that. Its one idea: an answer to what nobody asked is refused
 //! with a reason, never quietly dropped, so that whoever writes a client sees the mistake.
 
+use std::collections::VecDeque;
+
 use tribune_process::protocol::{NodeMessage, ProcessMessage};
 
 use super::DeskEvent;
 use crate::processes::ballot::Said;
 use crate::processes::identity::ProcessId;
 
-/// Updates remembered for one process. A node has one at a time.
+/// Updates remembered for one process, and as many whose outcome it has acknowledged. A node has one at a time.
 const REMEMBERED: usize = 32;
 
 /// What was asked of one process.
 #[derive(Debug, Default)]
 pub(super) struct Asked {
     updates: Vec<Update>,
+    /// The updates whose outcome it has acknowledged, newest last: it acknowledges each time that it is told.
+    seen: VecDeque<String>,
 }
 
 #[derive(Debug)]
@@ -96,14 +100,27 @@ impl Asked {
                 DeskEvent::Health { process, status, detail: detail.map(|text| tribune_process::protocol::clean_reason(&text)) }
             }
             ProcessMessage::Seen { update } => {
+                let asked = self.updates.iter().any(|asked| asked.id == update);
+                if !asked && self.seen.contains(&update) {
+                    return Ok(None);
+                }
                 if !self.find(&update)?.ended {
                     return Err(format!("update {update} has not ended"));
                 }
                 self.updates.retain(|asked| asked.id != update);
+                self.acknowledged(&update);
                 DeskEvent::Seen { process, update }
             }
         };
         Ok(Some(event))
+    }
+
+    fn acknowledged(&mut self, update: &str) {
+        self.seen.retain(|seen| seen != update);
+        if self.seen.len() >= REMEMBERED {
+            self.seen.pop_front();
+        }
+        self.seen.push_back(update.to_owned());
     }
 
     fn find(&mut self, update: &str) -> Result<&mut Update, String> {
@@ -204,6 +221,27 @@ mod tests {
         let mut asked = proposed(1);
         asked.told(&NodeMessage::Overruled(Overruled { update: "u".into(), by: "anna".into(), why: "leak".into() }));
         assert!(asked.hear(ME, veto(1)).unwrap_err().contains("cannot object again"));
+    }
+
+    #[test]
+    fn an_outcome_that_was_told_twice_may_be_acknowledged_twice_and_no_other() {
+        let mut asked = proposed(1);
+        let told = || NodeMessage::Outcome(OutcomeTold { update: "u".into(), outcome: Outcome::Aborted, reason: None });
+        let seen = |update: &str| ProcessMessage::Seen { update: update.into() };
+        asked.told(&told());
+        asked.told(&told());
+        assert_eq!(asked.hear(ME, seen("u")).unwrap(), Some(DeskEvent::Seen { process: ME, update: "u".into() }));
+        assert_eq!(asked.hear(ME, seen("u")).unwrap(), None);
+        assert!(asked.hear(ME, seen("v")).unwrap_err().contains("was not asked about update \"v\""));
+        assert!(asked.hear(ME, veto(1)).unwrap_err().contains("was not asked about update \"u\""));
+        // It is told again when the node has not written down that it was.
+        asked.told(&told());
+        assert!(asked.hear(ME, seen("u")).unwrap().is_some());
+        for n in 0..1000 {
+            asked.told(&NodeMessage::Outcome(OutcomeTold { update: n.to_string(), outcome: Outcome::Aborted, reason: None }));
+            assert!(asked.hear(ME, seen(&n.to_string())).unwrap().is_some());
+        }
+        assert_eq!(asked.seen.len(), REMEMBERED);
     }
 
     #[test]

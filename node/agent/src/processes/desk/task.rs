@@ -272,10 +272,11 @@ impl Task {
 
     /// Stops watching a process that is neither connected nor asked nor watched on demand.
     fn forget_idle(&mut self, process: ProcessId) {
-        if self.asked.get(&process).is_some_and(Asked::is_empty) {
+        let speaking = self.speaking.contains_key(&process);
+        if !speaking && self.asked.get(&process).is_some_and(Asked::is_empty) {
             self.asked.remove(&process);
         }
-        let idle = !self.asked.contains_key(&process) && !self.speaking.contains_key(&process);
+        let idle = !self.asked.contains_key(&process) && !speaking;
         if idle && let Some(watched) = self.watched.remove(&process) {
             if watched.reason == Reason::Wanted {
                 self.watched.insert(process, watched);

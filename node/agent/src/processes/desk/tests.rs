@@ -316,6 +316,22 @@ async fn a_process_speaks_only_for_itself_and_only_about_what_it_was_asked() {
 }
 
 #[tokio::test]
+async fn a_process_that_is_told_an_outcome_twice_acknowledges_it_twice_and_hears_no_error() {
+    let mut office = Office::open(Limits::default());
+    let (mut line, process) = office.connect().await;
+    let told = OutcomeTold { update: "u".into(), outcome: Outcome::Aborted, reason: None };
+    for _ in 0..2 {
+        office.desk.send(process, NodeMessage::Outcome(told.clone())).await.unwrap();
+        assert_eq!(line.hear().await["update"], "u");
+    }
+    line.say(r#"{"type":"seen","update":"u"}"#).await;
+    line.say(r#"{"type":"seen","update":"u"}"#).await;
+    line.say(r#"{"type":"seen","update":"another"}"#).await;
+    assert_eq!(office.event().await, DeskEvent::Seen { process, update: "u".into() });
+    assert_eq!(line.hear_error().await, "this process was not asked about update \"another\"");
+}
+
+#[tokio::test]
 async fn the_newest_connection_of_a_process_speaks_for_it() {
     let mut office = Office::open(Limits::default());
     let (mut older, process) = office.connect().await;
