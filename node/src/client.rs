@@ -3,7 +3,8 @@
 //! One idea: what can be asked twice is asked again, until it is answered or the time is up. An order keeps its request id
 //! through all tries, so an answer that got lost on the way, or a master that died, never makes it happen twice.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,9 +15,11 @@ use tribune_messages::api::{
     ApiError, ApiRequest, ApiResponse, ApiResult, Identity as Who, LONGEST_WAIT, MAX_API_FRAME, Query, Wait,
 };
 use tribune_p2p::network::NetworkError;
-use tribune_p2p::{Channel, ChannelError, Identity, Limits, Multiaddr, Network, NetworkConfig, OpenError, PeerId};
+use tribune_p2p::{Channel, ChannelError, Identity, Limits, Multiaddr, Network, NetworkConfig, OpenError, PeerId, blocking};
 use tribune_raft_store::command::{Accepted, Order, OrderError, SIGNING_CONTEXT, SignedOrder, UserCommand};
 use tribune_raft_store::model::{KeySignature, PackageId, PublicKey, RequestId, Timestamp};
+
+use crate::world::Carrier;
 
 /// The first pause before another try; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -28,6 +31,8 @@ const ORDER_MARGIN: Duration = Duration::from_secs(600);
 const LONGEST_ORDER: Duration = Duration::from_secs(11 * 3600);
 /// The slowest transfer between peers that an upload's answer is waited for, in bytes a second.
 const SLOWEST_COPY: u64 = 256 << 10;
+/// Bytes of a file that are read at a time.
+const PIECE: u64 = 64 << 10;
 /// No answer is waited for by the channel itself: the client's own deadline is the limit.
 const LIMITS: Limits = Limits { max_frame: MAX_API_FRAME, send_time: Duration::from_secs(30), recv_time: None };
 
@@ -166,10 +171,18 @@ impl Client {
     /// # Errors
     /// When no peer is given, or the network cannot be set up.
     pub async fn over_network(key: Identity, peers: Vec<Peer>) -> Result<Self, ClientError> {
+        Self::over(&Carrier::Libp2p, key, peers).await
+    }
+
+    /// A client of any of these peers, on this carrier.
+    ///
+    /// # Errors
+    /// As [`Client::over_network`].
+    pub async fn over(carrier: &Carrier, key: Identity, peers: Vec<Peer>) -> Result<Self, ClientError> {
         if peers.is_empty() {
             return Err(ClientError::Unreachable { why: "none was named".into() });
         }
-        let network = Network::start(&key, NetworkConfig::new("client", [])).await?;
+        let network = carrier.start(&key, NetworkConfig::new("client", [])).await?;
         Ok(Self {
             endpoint: Endpoint::Peers { key: Box::new(key), peers, network, next: 0 },
             channel: None,
@@ -257,13 +270,13 @@ impl Client {
         sent: impl Fn(u64) + Send + Sync,
     ) -> Result<Uploaded, ClientError> {
         let failed = |source| ClientError::File { path: file.to_owned(), source };
-        let size = tokio::fs::metadata(file).await.map_err(failed)?.len();
+        let size = Source::open(file).await.map_err(failed)?.size;
         let within = within + Duration::from_secs(size / SLOWEST_COPY);
         let deadline = Instant::now() + within;
         let mut pause = FIRST_PAUSE;
         let mut before = None;
         loop {
-            let source = tokio::fs::File::open(file).await.map_err(failed)?;
+            let source = Source::open(file).await.map_err(failed)?;
             let error = match timeout_at(deadline, self.upload_once(source, size, &sent)).await {
                 Err(_) => {
                     self.channel = None;
@@ -294,28 +307,20 @@ impl Client {
         answer.map_err(said)
     }
 
-    async fn upload_once(
-        &mut self,
-        file: tokio::fs::File,
-        size: u64,
-        sent: &(impl Fn(u64) + Sync),
-    ) -> Result<ApiResponse, Failed> {
-        use tokio::io::AsyncReadExt;
+    async fn upload_once(&mut self, mut file: Source, size: u64, sent: &(impl Fn(u64) + Sync)) -> Result<ApiResponse, Failed> {
         let channel = self.connected().await?;
         let (mut sender, mut receiver) = channel.split();
         sender.send(&ApiRequest::Upload { size }).await.map_err(broken)?;
         sender.begin_body(size).map_err(broken)?;
         let body = async {
-            let mut file = file.take(size);
-            let mut buffer = vec![0; 64 << 10];
             let mut gone = 0;
             while gone < size {
-                let read = file.read(&mut buffer).await.map_err(|error| ChannelError::Source(error.to_string()))?;
-                if read == 0 {
+                let piece = file.piece(size - gone).await.map_err(|error| ChannelError::Source(error.to_string()))?;
+                if piece.is_empty() {
                     return Err(ChannelError::Source("the file became shorter".into()));
                 }
-                sender.write_body(&buffer[..read]).await?;
-                gone += read as u64;
+                sender.write_body(&piece).await?;
+                gone += piece.len() as u64;
                 sent(gone);
             }
             Ok(())
@@ -355,6 +360,38 @@ impl Client {
         };
         self.reached = true;
         Ok(channel)
+    }
+}
+
+/// A file that is uploaded.
+struct Source {
+    /// Away while it is read.
+    file: Option<File>,
+    size: u64,
+}
+
+impl Source {
+    async fn open(path: &Path) -> io::Result<Self> {
+        let path = path.to_owned();
+        let opened = blocking::run(move || {
+            let file = File::open(path)?;
+            let size = file.metadata()?.len();
+            Ok(Self { file: Some(file), size })
+        });
+        opened.await.map_err(io::Error::other)?
+    }
+
+    /// The next bytes, at most so many; none at the end.
+    async fn piece(&mut self, most: u64) -> io::Result<Vec<u8>> {
+        let mut file = self.file.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        let read = blocking::run(move || {
+            let mut piece = Vec::new();
+            let read = (&mut file).take(most.min(PIECE)).read_to_end(&mut piece);
+            (file, read.map(|_| piece))
+        });
+        let (file, piece) = read.await.map_err(io::Error::other)?;
+        self.file = Some(file);
+        piece
     }
 }
 

@@ -17,6 +17,7 @@ use crate::error::NodeError;
 use crate::facts::facts;
 use crate::listen::Networks;
 use crate::settings::Settings;
+use crate::world::Carrier;
 
 /// The Raft id that the record gives a cluster's first voter.
 pub(crate) const FIRST_RAFT_ID: u64 = 0;
@@ -67,7 +68,7 @@ pub struct Initialised {
 /// The folder has a node already, the admin's key file exists, or an address cannot be used.
 pub fn init(options: InitOptions) -> Result<Initialised, NodeError> {
     // On a thread of its own, so that it may be called from asynchronous code as well.
-    let made = std::thread::spawn(move || runtime()?.block_on(make(options)));
+    let made = std::thread::spawn(move || runtime()?.block_on(init_on(&Carrier::Libp2p, options)));
     made.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
@@ -77,7 +78,11 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, NodeError> {
     built.map_err(|error| NodeError::Start { part: "the runtime", why: error.to_string() })
 }
 
-async fn make(options: InitOptions) -> Result<Initialised, NodeError> {
+/// The same, with this to carry the node's networks while it finds out where they listen.
+///
+/// # Errors
+/// As [`init`].
+pub async fn init_on(carrier: &Carrier, options: InitOptions) -> Result<Initialised, NodeError> {
     refuse_a_node(&options.data)?;
     let data = DataFolder::make(&options.data)?;
     let mut settings = Settings::new(options.name, options.platform, options.control, options.data_address);
@@ -85,7 +90,7 @@ async fn make(options: InitOptions) -> Result<Initialised, NodeError> {
     settings.process_group = options.process_group;
     settings.runners = options.runners.into_iter().map(|(platform, command)| (platform.to_string(), command)).collect();
     let identity = own_identity(&data)?;
-    let networks = Networks::start(&identity, &settings, &data).await?;
+    let networks = Networks::start(carrier, &identity, &settings, &data).await?;
     networks.keep_ports(&mut settings);
     let facts = facts(&settings, &networks.control, &networks.data);
     networks.shutdown().await;

@@ -22,6 +22,7 @@ use crate::facts::facts;
 use crate::init::{own_identity, refuse_a_node};
 use crate::listen::Networks;
 use crate::settings::Settings;
+use crate::world::Carrier;
 
 /// How long a cluster without master is waited for.
 const WITHIN: Duration = Duration::from_secs(30);
@@ -78,6 +79,14 @@ pub struct Joined {
 /// The folder has a node already, the peer cannot be reached, or the cluster does not take the node: the token is wrong, used or
 /// expired, or there is a node of this name.
 pub async fn join(options: JoinOptions) -> Result<Joined, NodeError> {
+    join_on(&Carrier::Libp2p, options).await
+}
+
+/// The same, with this to carry the node's networks.
+///
+/// # Errors
+/// As [`join`].
+pub async fn join_on(carrier: &Carrier, options: JoinOptions) -> Result<Joined, NodeError> {
     refuse_a_node(&options.data)?;
     let (peer, address) = peer_of(&options.peer)?;
     let data = DataFolder::make(&options.data)?;
@@ -86,7 +95,7 @@ pub async fn join(options: JoinOptions) -> Result<Joined, NodeError> {
     settings.process_group = options.process_group;
     settings.runners = options.runners.into_iter().map(|(platform, command)| (platform.to_string(), command)).collect();
     let identity = own_identity(&data)?;
-    let networks = Networks::start(&identity, &settings, &data).await?;
+    let networks = Networks::start(carrier, &identity, &settings, &data).await?;
     networks.keep_ports(&mut settings);
     let node = NewNode {
         name: settings.name.clone(),

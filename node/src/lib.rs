@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`init`], [`join`] | make a node: the first of a new cluster, or one more |
 //! | [`run`], [`node`] | run it: the keeper's process, and the agent's with all parts below |
+//! | [`world`] | what it reaches the world through: the machine's own, or a simulation's |
 //! | [`settings`], [`data`], [`facts`], [`listen`] | its machine: settings, data folder, what it is like, its networks |
 //! | [`belief`], [`trust`], `session` | whom it believes, how it finds the master, and what the two say to each other |
 //! | `seat`, `disk`, [`raft`], [`master`], [`store`] | while it is a voter or standby: its part in Raft, the master that it may be, the package store |
@@ -35,3 +36,4 @@ mod session;
 pub mod settings;
 pub mod store;
 pub mod trust;
+pub mod world;

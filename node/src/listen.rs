@@ -8,6 +8,7 @@ use tribune_p2p::{Identity, Multiaddr, Network, NetworkConfig};
 use crate::data::DataFolder;
 use crate::error::NodeError;
 use crate::settings::Settings;
+use crate::world::Carrier;
 
 /// The two networks of a node, with one key.
 #[derive(Debug, Clone)]
@@ -23,15 +24,20 @@ impl Networks {
     ///
     /// # Errors
     /// Names the address that cannot be listened at, and where it is set.
-    pub async fn start(identity: &Identity, settings: &Settings, data: &DataFolder) -> Result<Self, NodeError> {
+    pub async fn start(
+        carrier: &Carrier,
+        identity: &Identity,
+        settings: &Settings,
+        data: &DataFolder,
+    ) -> Result<Self, NodeError> {
         let failed = |key: &'static str| {
             let setting = format!("`{key}` in {}, or --{key} when the node is made", data.settings().display());
             move |source| NodeError::Listen { setting, source }
         };
         let joiners = Admission::JoinersToo(JoinerLimits::default());
         let config = NetworkConfig::new("control", [settings.control.clone()]).admitting(joiners);
-        let control = Network::start(identity, config).await.map_err(failed("control"))?;
-        match Network::start(identity, NetworkConfig::new("data", [settings.data.clone()])).await {
+        let control = carrier.start(identity, config).await.map_err(failed("control"))?;
+        match carrier.start(identity, NetworkConfig::new("data", [settings.data.clone()])).await {
             Ok(data) => Ok(Self { control, data }),
             Err(error) => {
                 control.shutdown().await;
@@ -72,11 +78,11 @@ mod tests {
         let data = DataFolder::make(folder.path()).unwrap();
         let any: Multiaddr = "/ip4/127.0.0.1/tcp/0".parse().unwrap();
         let mut settings = Settings::new("n1".parse().unwrap(), None, Some(any.clone()), Some(any));
-        let networks = Networks::start(&Identity::generate(), &settings, &data).await.unwrap();
+        let networks = Networks::start(&Carrier::Libp2p, &Identity::generate(), &settings, &data).await.unwrap();
         networks.keep_ports(&mut settings);
         assert_eq!(networks.control.listening(), [settings.control.clone()]);
         assert_eq!(networks.data.listening(), [settings.data.clone()]);
-        let error = Networks::start(&Identity::generate(), &settings, &data).await.unwrap_err().to_string();
+        let error = Networks::start(&Carrier::Libp2p, &Identity::generate(), &settings, &data).await.unwrap_err().to_string();
         assert!(error.contains("in use") && error.contains("`control`"), "{error}");
         networks.shutdown().await;
     }

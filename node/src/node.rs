@@ -12,6 +12,7 @@ use tracing::Instrument;
 use tribune_agent::agent::{Agent, AgentConfig};
 use tribune_agent::keeper::{Children, KeeperClient};
 use tribune_agent::processes::group;
+use tribune_agent::processes::system::System;
 use tribune_keeper::{Event, Hello};
 use tribune_p2p::Identity;
 use tribune_p2p::blobs::BlobStore;
@@ -28,11 +29,12 @@ use crate::listen::Networks;
 use crate::modules::Modules;
 use crate::peers::{self, Peers};
 use crate::problems::Problems;
-use crate::raft::{RaftRuntime, RaftSettings};
-use crate::seat::SeatKeeper;
+use crate::raft::{RaftNode, RaftRuntime, RaftSettings};
+use crate::seat::{Seat, SeatKeeper};
 use crate::session::{MasterSeen, Session};
 use crate::settings::Settings;
 use crate::store::PackageStore;
+use crate::world::{Carrier, UsersHere, World};
 
 /// How long a port may still be held by an agent that is just ending.
 const PORT_FREE_WITHIN: Duration = Duration::from_secs(5);
@@ -50,11 +52,31 @@ pub struct Kept {
     pub events: mpsc::Receiver<Event>,
 }
 
+/// What can be seen of a running node from within.
+#[derive(Debug, Clone)]
+pub struct Inside {
+    agent: Agent,
+    seat: watch::Receiver<Option<Seat>>,
+}
+
+impl Inside {
+    /// Its agent.
+    pub fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    /// Its part in Raft, while it has one.
+    pub fn raft(&self) -> Option<RaftNode> {
+        self.seat.borrow().as_ref().map(|seat| seat.raft.clone())
+    }
+}
+
 /// A running node.
 pub struct Node {
     agent: Agent,
     networks: Networks,
     stop: CancellationToken,
+    seats: watch::Receiver<Option<Seat>>,
     seat: JoinHandle<Result<(), NodeError>>,
     session: JoinHandle<()>,
 }
@@ -69,14 +91,14 @@ impl Node {
         let failed = |why: String| NodeError::Start { part: "the agent", why };
         let connected = KeeperClient::from_environment(&format!("tribune {VERSION}")).await;
         let (children, hello, events) = connected.map_err(|error| failed(error.to_string()))?;
-        Self::start_with(data, Kept { children: Arc::new(children), hello, events }, RaftSettings::default()).await
+        Self::start_with(data, Kept { children: Arc::new(children), hello, events }, RaftSettings::default(), World::own()).await
     }
 
-    /// Starts the node of a data folder with this keeper.
+    /// Starts the node of a data folder with this keeper, in this world.
     ///
     /// # Errors
     /// As [`Node::start`].
-    pub async fn start_with(data: DataFolder, kept: Kept, raft_settings: RaftSettings) -> Result<Self, NodeError> {
+    pub async fn start_with(data: DataFolder, kept: Kept, raft_settings: RaftSettings, world: World) -> Result<Self, NodeError> {
         let settings = Settings::load(&data)?;
         let identity = Identity::load(&data.identity())?;
         let belief = BeliefKeeper::open(&data)?;
@@ -84,10 +106,19 @@ impl Node {
         let process_group = process_group(&data, &settings).await?;
         data.let_through(process_group)?;
         let runtime =
-            RaftRuntime::start().map_err(|error| NodeError::Start { part: "Raft's threads", why: error.to_string() })?;
-        let networks = listen(&runtime, &identity, &settings, &data).await?;
-        let started =
-            Starting { data, settings, process_group, identity, belief, runtime, networks: networks.clone(), raft_settings };
+            RaftRuntime::of(&world).map_err(|error| NodeError::Start { part: "Raft's threads", why: error.to_string() })?;
+        let networks = listen(&world.carrier, &runtime, &identity, &settings, &data).await?;
+        let started = Starting {
+            data,
+            settings,
+            process_group,
+            identity,
+            belief,
+            runtime,
+            networks: networks.clone(),
+            raft_settings,
+            world,
+        };
         match started.start(kept).await {
             Ok(node) => Ok(node),
             Err(error) => {
@@ -95,6 +126,11 @@ impl Node {
                 Err(error)
             }
         }
+    }
+
+    /// What can be seen of the node from within, while it runs.
+    pub fn inside(&self) -> Inside {
+        Inside { agent: self.agent.clone(), seat: self.seats.clone() }
     }
 
     /// Returns once the node is stopped by its keeper, or cannot go on.
@@ -130,7 +166,7 @@ impl Node {
 
     /// Hands the mastership over if this node has it, ends the agent, and closes the networks.
     pub async fn shutdown(self, within: Duration) {
-        let Self { agent, networks, stop, seat, session } = self;
+        let Self { agent, networks, stop, seats: _, seat, session } = self;
         let ending = async {
             stop.cancel();
             if !seat.is_finished() {
@@ -174,6 +210,7 @@ async fn process_group(data: &DataFolder, settings: &Settings) -> Result<Option<
 
 /// Starts the networks, the control network on Raft's threads. An agent before this one may still be about to end.
 async fn listen(
+    carrier: &Carrier,
     runtime: &RaftRuntime,
     identity: &Identity,
     settings: &Settings,
@@ -181,8 +218,8 @@ async fn listen(
 ) -> Result<Networks, NodeError> {
     let began = Instant::now();
     loop {
-        let (identity, settings, data) = (identity.clone(), settings.clone(), data.clone());
-        let starting = runtime.handle().spawn(async move { Networks::start(&identity, &settings, &data).await });
+        let (carrier, identity, settings, data) = (carrier.clone(), identity.clone(), settings.clone(), data.clone());
+        let starting = runtime.handle().spawn(async move { Networks::start(&carrier, &identity, &settings, &data).await });
         let started = starting.await.map_err(|panic| NodeError::Start { part: "the networks", why: panic.to_string() })?;
         match started {
             Err(NodeError::Listen { source: NetworkError::PortInUse { .. }, .. }) if began.elapsed() < PORT_FREE_WITHIN => {
@@ -207,11 +244,12 @@ struct Starting {
     runtime: RaftRuntime,
     networks: Networks,
     raft_settings: RaftSettings,
+    world: World,
 }
 
 impl Starting {
     async fn start(self, kept: Kept) -> Result<Node, NodeError> {
-        let Self { data, settings, process_group, identity, belief, runtime, networks, raft_settings } = self;
+        let Self { data, settings, process_group, identity, belief, runtime, networks, raft_settings, world } = self;
         let (me, believed) = (identity.peer_id(), belief.watch());
         let name = believed.borrow().name.clone();
         allow(&networks, &believed.borrow());
@@ -253,11 +291,11 @@ impl Starting {
         // Only read from: the agent, which writes there, opens it after this.
         let staged = BlobStore::open_with_reserve(data.modules(), settings.reserve()).await;
         let staged = staged.map_err(|error| failed("the local storage")(error.to_string()))?;
-        let agent = start_agent(&data, &settings, process_group, kept, modules).await?;
+        let agent = start_agent(&data, &settings, process_group, world.system, kept, modules).await?;
         serve_blobs(&networks.data, vec![store.blobs().clone(), staged])?;
 
         let control = networks.control.clone();
-        let (to_seat, to_seen) = (seat.subscribe(), seen.subscribe());
+        let (to_seat, to_seen, seated) = (seat.subscribe(), seen.subscribe(), seat.subscribe());
         let answers = Peers {
             control: control.clone(),
             belief: believed.clone(),
@@ -280,7 +318,11 @@ impl Starting {
             agent: agent.clone(),
             problems: problems.clone(),
         };
-        Arc::new(api).serve(UserSocket::bind(&data.user_socket())?, stop.clone())?;
+        let socket = match world.users {
+            UsersHere::Served => Some(UserSocket::bind(&data.user_socket())?),
+            UsersHere::Nobody => None,
+        };
+        Arc::new(api).serve(socket, stop.clone())?;
 
         let span = tracing::info_span!("node", node = %name);
         let session = Session {
@@ -314,7 +356,7 @@ impl Starting {
         };
         let seat = tokio::spawn(seats.run(stop.clone()).instrument(span));
         tracing::info!(node = %name, peer = %me, "the node runs");
-        Ok(Node { agent, networks, stop, seat, session })
+        Ok(Node { agent, networks, stop, seats: seated, seat, session })
     }
 }
 
@@ -322,6 +364,7 @@ async fn start_agent(
     data: &DataFolder,
     settings: &Settings,
     process_group: Option<u32>,
+    system: Arc<dyn System>,
     kept: Kept,
     modules: Modules,
 ) -> Result<Agent, NodeError> {
@@ -332,6 +375,7 @@ async fn start_agent(
         runners: settings.runner_commands().map_err(|why| NodeError::Setting { file: data.settings(), why })?,
         process_group,
         reserve: settings.reserve(),
+        system,
     };
     let Kept { children, hello, events } = kept;
     let started = Agent::start(config, children, hello, events, Arc::new(modules)).await;

@@ -21,6 +21,7 @@ use tribune_node::init::{InitOptions, Initialised, init};
 use tribune_node::join::{JoinOptions, join};
 use tribune_node::node::{Kept, Node};
 use tribune_node::raft::RaftSettings;
+use tribune_node::world::World;
 use tribune_p2p::{Identity, Multiaddr};
 use tribune_raft_store::command::{Order, OrderError, Rejection, SIGNING_CONTEXT, SignedOrder, UserCommand};
 use tribune_raft_store::model::{
@@ -89,7 +90,7 @@ impl Running {
             agent_starts: 1,
         };
         let kept = Kept { children: Arc::new(NoChildren), hello, events: happened };
-        let node = Node::start_with(DataFolder::open(folder)?, kept, RaftSettings::default()).await?;
+        let node = Node::start_with(DataFolder::open(folder)?, kept, RaftSettings::default(), World::own()).await?;
         Ok(Self { node, folder: folder.to_owned(), _events: events })
     }
 

@@ -137,6 +137,35 @@ fn claim_02_a_bit_flipped_wherever_a_module_is_held_is_refused_with_its_name_and
 }
 
 #[test]
+fn claim_02_a_module_whose_bytes_change_while_it_runs_is_not_run_again_until_it_is_sound() -> Result<()> {
+    let cluster = voters_and_one_more()?;
+    let node = cluster.node("n4");
+    install(&cluster, &long("1.0.0"), &["n4"])?;
+    let before = node.pid("p/m")?.context("p/m does not run")?;
+    let signature = blake3::hash(&fs::read(cluster.folder().join("p-1.0.0").join("m-0"))?).to_hex().to_string();
+    let module = node.data.join("local/modules").join(&signature[..2]).join(&signature);
+    let mut bytes = fs::read(&module)?;
+    let sound = bytes.clone();
+    let last = bytes.last_mut().context("an empty module")?;
+    *last ^= 1;
+    fs::set_permissions(&module, fs::Permissions::from_mode(0o755))?;
+    fs::write(&module, &bytes)?;
+
+    kill(before)?;
+    let after = eventually("p/m runs again", || Ok(node.pid("p/m")?.filter(|pid| *pid != before)))?;
+    ensure!(fs::read(&module)? == sound, "pid {after} runs other bytes");
+    let log = fs::read_to_string(node.data.with_extension("log"))?;
+    ensure!(log.contains("has changed on disk") && log.contains("the damaged modules were fetched again"), "{log}");
+    Ok(())
+}
+
+fn kill(pid: u32) -> Result<()> {
+    let killed = std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).status()?;
+    ensure!(killed.success(), "pid {pid} could not be killed");
+    Ok(())
+}
+
+#[test]
 fn claim_19_a_bad_signature_cannot_be_forced() -> Result<()> {
     let cluster = voters_and_one_more()?;
     let node = cluster.node("n4");

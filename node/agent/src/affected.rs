@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tribune_planted::{Bug, planted};
 use tribune_process::protocol::{PackageChange, Proposal, Role};
 use tribune_raft_store::model::{ApiConsumed, Changeover, Module, ModuleDependency, PackageId, PackageName, Span, UpdateId};
 
@@ -82,7 +83,9 @@ pub fn touched(old: &Installed, new: &Installed) -> Touched {
         for dependant in dependants.get(key).into_iter().flatten() {
             if reached.insert((*dependant).to_owned()) {
                 touched.affected.insert((*dependant).to_owned());
-                waiting.push(dependant);
+                if !planted(Bug::DependantsNotTransitive) {
+                    waiting.push(dependant);
+                }
             }
         }
     }

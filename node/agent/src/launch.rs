@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use semver::Version;
-use tribune_keeper::{AddressError, ChildId, ChildSpec, SocketAddress, SocketSpec, SpecError, StopSpec};
+use tribune_keeper::{AddressError, ChildId, ChildSpec, FileSpec, SocketAddress, SocketSpec, SpecError, StopSpec};
 use tribune_process::protocol::SOCKET_VARIABLE;
 use tribune_raft_store::model::{ModuleKind, NodeName, PackageName, Platform, Signature};
 
@@ -180,7 +180,13 @@ pub fn child_spec(launch: &Launch<'_>) -> Result<Option<ChildSpec>, LaunchError>
     };
     let within_ms = module.changeover.drain_within.as_millis().min(LONGEST_STOP_MS);
     let stop = StopSpec { within_ms, ..StopSpec::default() };
+    // A folder was checked when it was unpacked.
+    let file = (module.kind == ModuleKind::File).then(|| FileSpec {
+        path: launch.folders.tree(launch.installed.software()).join(name.as_str()).join(module.name.as_str()),
+        blake3: module.signature.to_string(),
+    });
     let mut spec = ChildSpec {
+        file,
         label: label.to_string(),
         args,
         env,

@@ -69,6 +69,7 @@ impl Launch {
             args: spec.args.clone(),
             env: spec.env.clone(),
             folder: spec.folder.clone(),
+            file: spec.file.clone(),
             sockets: spec.sockets.iter().map(|socket| socket.name.clone()).collect(),
         };
         let message = serde_json::to_vec(&instruction).map_err(|error| error.to_string())?;

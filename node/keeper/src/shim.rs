@@ -16,7 +16,7 @@ use rustix::io::{dup, fcntl_dupfd_cloexec};
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::MOST_MESSAGE;
-use crate::spec::{MOST_CHILD_SOCKETS, shortened};
+use crate::spec::{FileSpec, MOST_CHILD_SOCKETS, shortened};
 use crate::wire::{Patience, receive_with, send};
 
 /// The first descriptor that a child is given, by the custom of `sd_listen_fds(3)`.
@@ -35,6 +35,9 @@ pub(crate) struct Instruction {
     pub(crate) args: Vec<String>,
     pub(crate) env: BTreeMap<String, String>,
     pub(crate) folder: PathBuf,
+    /// What must have the right bytes.
+    #[serde(default)]
+    pub(crate) file: Option<FileSpec>,
     /// The names of the descriptors.
     pub(crate) sockets: Vec<String>,
 }
@@ -111,6 +114,9 @@ fn become_it(message: &[u8], descriptors: Vec<OwnedFd>) -> String {
     }
     if !instruction.folder.is_dir() {
         return format!("its working folder {} does not exist", instruction.folder.display());
+    }
+    if let Some(Err(changed)) = instruction.file.as_ref().map(FileSpec::verify) {
+        return changed;
     }
     let error = command.exec();
     format!("{} could not be run: {error}", instruction.program)

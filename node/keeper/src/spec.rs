@@ -117,6 +117,36 @@ impl Default for StopSpec {
     }
 }
 
+/// A file whose bytes are looked at each time before they are run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileSpec {
+    /// Where it lies, absolute.
+    pub path: PathBuf,
+    /// The BLAKE3 of its bytes, in 64 hexadecimal digits.
+    pub blake3: String,
+}
+
+impl FileSpec {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// It is not there, or has other bytes: as a sentence.
+    pub fn verify(&self) -> Result<(), String> {
+        let Self { path, blake3 } = self;
+        let mut hasher = blake3::Hasher::new();
+        let read = std::fs::File::open(path).and_then(|mut file| std::io::copy(&mut file, &mut hasher));
+        read.map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+        let found = hasher.finalize().to_hex();
+        if found.as_str() == blake3 {
+            return Ok(());
+        }
+        let short = |hex: &str| hex.chars().take(8).collect::<String>();
+        let (found, should) = (short(&found), short(blake3));
+        Err(format!("{} has changed on disk: its bytes have signature {found} and not {should}; it is not run", path.display()))
+    }
+}
+
 /// One child as the agent wants it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -144,6 +174,9 @@ pub struct ChildSpec {
     /// When it starts again.
     #[serde(default)]
     pub restart: RestartPolicy,
+    /// The file that it is. It is not run with other bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<FileSpec>,
     /// Its listening sockets, in the order in which it finds them from descriptor 3 on.
     #[serde(default)]
     pub sockets: Vec<SocketSpec>,
@@ -171,6 +204,7 @@ impl ChildSpec {
             log: LogSpec { path: log.into(), most_bytes: 10 << 20 },
             stop: StopSpec::default(),
             restart: RestartPolicy::default(),
+            file: None,
             sockets: Vec::new(),
         }
     }
@@ -194,6 +228,14 @@ impl ChildSpec {
         }
         if self.restart.loop_exits as usize > MOST_ENDINGS {
             return self.wrong("restart.loop_exits", format!("is {}; use at most {MOST_ENDINGS}", self.restart.loop_exits));
+        }
+        if let Some(FileSpec { path, blake3 }) = &self.file {
+            if !path.is_absolute() {
+                return self.wrong("file.path", format!("is {path:?}; use an absolute path"));
+            }
+            if blake3.len() != 64 || !blake3.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
+                return self.wrong("file.blake3", "is no BLAKE3; give its 64 hexadecimal digits".into());
+            }
         }
         self.check_sockets()
     }
@@ -291,6 +333,8 @@ mod tests {
             ("log.most_bytes", |s| s.log.most_bytes = 1),
             ("stop.within_ms", |s| s.stop.within_ms = u64::MAX),
             ("restart.loop_exits", |s| s.restart.loop_exits = 101),
+            ("file.path", |s| s.file = Some(FileSpec { path: "relative".into(), blake3: "0".repeat(64) })),
+            ("file.blake3", |s| s.file = Some(FileSpec { path: "/x".into(), blake3: "0".repeat(63) })),
             ("sockets.name", |s| {
                 s.sockets.push(SocketSpec { name: "a:b".into(), address: "tcp://127.0.0.1:1".parse().unwrap() })
             }),
@@ -304,6 +348,19 @@ mod tests {
             let error = spec.check().unwrap_err();
             assert_eq!(error.field, *field, "{error}");
         }
+    }
+
+    #[test]
+    fn a_file_with_other_bytes_is_told_from_the_one_that_is_meant() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("program");
+        std::fs::write(&path, "right").unwrap();
+        let file = FileSpec { path: path.clone(), blake3: blake3::hash(b"right").to_string() };
+        assert_eq!(file.verify(), Ok(()));
+        std::fs::write(&path, "wrong").unwrap();
+        assert!(file.verify().unwrap_err().contains("has changed on disk"));
+        std::fs::remove_file(&path).unwrap();
+        assert!(file.verify().unwrap_err().contains("cannot be read"));
     }
 
     #[test]

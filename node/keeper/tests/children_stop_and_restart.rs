@@ -6,7 +6,7 @@ mod common;
 
 use common::{Agent, Node, Watched};
 use tribune_keeper::{
-    AfterExit, ChildId, ChildState, Exit, Refusal, Reply, Request, RestartPolicy, RestartWhen, SignalName, StopSpec,
+    AfterExit, ChildId, ChildState, Exit, FileSpec, Refusal, Reply, Request, RestartPolicy, RestartWhen, SignalName, StopSpec,
 };
 
 fn stop(agent: &mut Agent, id: &ChildId) -> (Exit, AfterExit) {
@@ -47,6 +47,28 @@ fn a_program_that_is_not_there_is_told_as_such() {
         }
         other => panic!("{other:?}"),
     }
+    node.watch(agent);
+}
+
+#[test]
+fn a_file_whose_bytes_have_changed_is_run_neither_at_first_nor_after_a_crash() {
+    let (mut node, mut agent) = Node::start();
+    agent.hello();
+    let mut spec = node.shell("changes", "exit 3");
+    let path = spec.log.path.with_file_name("program");
+    std::fs::write(&path, "#!/bin/sh\nexit 3\n").unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    spec.program = path.display().to_string();
+    spec.args.clear();
+    spec.file = Some(FileSpec { path: path.clone(), blake3: blake3::hash(&std::fs::read(&path).unwrap()).to_string() });
+    spec.restart = RestartPolicy { first_wait_ms: 10, ..RestartPolicy::default() };
+    agent.done(Request::Start(Box::new(spec.clone())));
+    assert_eq!(agent.soon_exited(&spec.id).0, Exit::Code(3));
+    std::fs::write(&path, "#!/bin/sh\nexit 4\n").unwrap();
+    // One that was being started meanwhile may have had the bytes of before.
+    let exit = std::iter::repeat_with(|| agent.soon_exited(&spec.id).0).find(|exit| *exit != Exit::Code(3));
+    assert!(matches!(&exit, Some(Exit::NotStarted(why)) if why.contains("has changed on disk")), "{exit:?}");
+    agent.done(Request::Stop { child: spec.id.clone(), within_ms: None });
     node.watch(agent);
 }
 

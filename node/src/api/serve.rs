@@ -58,11 +58,11 @@ impl UserSocket {
 }
 
 impl Api {
-    /// Serves users over the socket and the network, until `stop`.
+    /// Serves users over the network, and over the socket if there is one, until `stop`.
     ///
     /// # Errors
     /// A protocol is served already.
-    pub(crate) fn serve(self: Arc<Self>, socket: UserSocket, stop: CancellationToken) -> Result<(), NetworkError> {
+    pub(crate) fn serve(self: Arc<Self>, socket: Option<UserSocket>, stop: CancellationToken) -> Result<(), NetworkError> {
         let users = self.control.serve(ADMIN_PROTOCOL, Who::MembersAndPrincipals, LIMITS)?;
         let nodes = self.control.serve(FORWARD_PROTOCOL, Who::Members, forward::LIMITS)?;
         for (mut incoming, forwarded) in [(users, Kind::User), (nodes, Kind::Node)] {
@@ -79,7 +79,9 @@ impl Api {
                 }
             });
         }
-        tokio::spawn(self.serve_socket(socket, stop));
+        if let Some(socket) = socket {
+            tokio::spawn(self.serve_socket(socket, stop));
+        }
         Ok(())
     }
 

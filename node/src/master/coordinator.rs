@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 use tribune_master::{due, next_wake};
+use tribune_planted::{Bug, planted};
 use tribune_raft_store::command::{MasterCommand, Rejection};
 
 use super::reign::Reign;
@@ -37,6 +38,9 @@ pub(super) async fn coordinate(reign: Arc<Reign>) {
             if !propose(&reign, command).await {
                 wake = Some(Instant::now() + AGAIN);
             }
+        }
+        if planted(Bug::LostWakeUp) {
+            published.borrow_and_update();
         }
         let rest = async {
             match wake {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tribune_messages::api::{ApiError, ApiResponse, ApiResult, LONGEST_WAIT, Query, Wait};
+use tribune_planted::{Bug, planted};
 use tribune_raft_store::model::UpdateId;
 
 use super::published::{Published, index_of};
@@ -17,7 +18,10 @@ const MOST: u32 = 1000;
 impl Reign {
     /// Answers a question with a record that has everything that was committed when it was asked.
     pub(super) async fn query(&self, query: Query) -> ApiResult {
-        let read = self.raft.read().await.map_err(no_answer)?;
+        let read = match planted(Bug::QuestionsWithoutAMajority) {
+            true => self.applied(),
+            false => self.raft.read().await.map_err(no_answer)?,
+        };
         let record = &read.state;
         Ok(match query {
             Query::Nodes => ApiResponse::Nodes(answers::nodes(record, &self.liveness.borrow().clone(), &self.name)),

@@ -18,6 +18,7 @@ use tribune_messages::node::{Directive, FromMaster, FromNode, NodeState, Orders,
 use tribune_messages::trust::ClusterView;
 use tribune_p2p::channel::{ChannelReceiver, ChannelSender};
 use tribune_p2p::{Channel, ChannelError};
+use tribune_planted::{Bug, planted};
 use tribune_raft_store::command::{MasterCommand, Rejection, Response};
 use tribune_raft_store::model::{NodeName, PeerId, UpdateId};
 
@@ -233,6 +234,11 @@ async fn report_said(reign: &Reign, name: NodeName, sent: ReportSent) -> Worked 
     // A node that is here again says again what the record may have.
     if !command_would_move(&reign.applied().state, &command) {
         debug!(%update, node = %name, what, "a report says nothing new");
+        return Some(number);
+    }
+    if planted(Bug::ReportAcknowledgedBeforeCommit) {
+        // Whoever is master next never hears of it.
+        let _ = tokio::time::timeout(std::time::Duration::from_millis(3), propose(reign, command)).await;
         return Some(number);
     }
     match propose(reign, command).await? {

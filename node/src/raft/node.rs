@@ -16,7 +16,7 @@ use tracing::warn;
 use tribune_messages::{RAFT_PROTOCOL, SNAPSHOT_PROTOCOL};
 use tribune_p2p::network::{Incoming, NetworkError, Who};
 use tribune_p2p::rpc::serve_rpc;
-use tribune_p2p::{Limits, Network};
+use tribune_p2p::{Limits, Network, blocking};
 use tribune_raft_store::command::{Body, Entry, Response};
 use tribune_raft_store::engine::EngineError;
 use tribune_raft_store::machine::Applied;
@@ -33,6 +33,7 @@ use super::runtime::RaftRuntime;
 use super::settings::RaftSettings;
 use super::wire::MAX_ENTRY;
 use super::{Engine, IsVoter, serve, snapshots};
+use crate::world::Stores;
 
 /// Masters that may wait to be replaced: only the latest counts.
 const LOST: usize = 4;
@@ -262,7 +263,7 @@ impl Begin {
     async fn run(self, runtime: RaftRuntime) -> Result<Shared, RaftError> {
         let Self { id, folder, control, data, is_voter, settings } = self;
         let config = Arc::new(settings.config()?);
-        let Store { log, machine, snapshots, applied, closed } = open(folder).await?;
+        let Store { log, machine, snapshots, applied, closed } = open(runtime.stores(), folder).await?;
         let peers = Peers::new(id, &control, &data, settings.election_max);
         let raft = Engine::new(id, config, peers.clone(), log, machine).await;
         let raft = raft.map_err(|fatal| RaftError::Stopped(fatal.to_string()))?;
@@ -300,11 +301,11 @@ async fn stand_alone(raft: &Engine) {
     }
 }
 
-async fn open(folder: PathBuf) -> Result<Store, RaftError> {
+async fn open(stores: Arc<dyn Stores>, folder: PathBuf) -> Result<Store, RaftError> {
     let began = Instant::now();
     loop {
-        let path = folder.clone();
-        let opened = tokio::task::spawn_blocking(move || Store::open(&path)).await;
+        let (stores, path) = (stores.clone(), folder.clone());
+        let opened = blocking::run(move || stores.open(&path)).await;
         match opened.map_err(|error| RaftError::Stopped(error.to_string()))? {
             Err(StoreError::Engine(EngineError::InUse { .. })) if began.elapsed() < LET_GO => sleep(LOOK_AGAIN).await,
             other => return Ok(other?),

@@ -178,8 +178,8 @@ async fn install(
     file: SnapshotFile,
 ) -> Result<SnapshotResponse<super::Types>, Refused> {
     let (checker, checked, what) = (snapshots.clone(), file.clone(), meta.clone());
-    let check = tokio::task::spawn_blocking(move || checker.check(&checked, &what));
-    let checked = check.await.map_err(|error| Refused::Snapshot(error.to_string()))?;
+    let checked = tribune_p2p::blocking::run(move || checker.check(&checked, &what)).await;
+    let checked = checked.map_err(|error| Refused::Snapshot(error.to_string()))?;
     checked.map_err(|error| Refused::Snapshot(error.to_string()))?;
     let snapshot = Snapshot { meta, snapshot: file };
     raft.install_full_snapshot(offer.vote.into(), snapshot).await.map_err(|failure| Refused::Stopped(failure.to_string()))

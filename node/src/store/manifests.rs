@@ -85,6 +85,5 @@ fn at<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> BlobErr
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, BlobError> + Send + 'static) -> Result<T, BlobError> {
-    // A panic in there is a bug; to who asked it is an interruption.
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(BlobError::Interrupted))
+    tribune_p2p::blocking::run(work).await.unwrap_or(Err(BlobError::Interrupted))
 }

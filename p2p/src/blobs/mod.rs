@@ -7,7 +7,7 @@
 //! - `incoming/`: imports under way, wiped when the store is opened;
 //! - `corrupt/<hex>`: blobs whose bytes were found changed, kept for whoever looks into it.
 //!
-//! One process opens a folder at a time. Everything that touches a file runs on tokio's blocking threads.
+//! One process opens a folder at a time. Everything that touches a file runs where it may block ([`blocking`](crate::blocking)).
 
 mod reader;
 mod store;
@@ -117,11 +117,5 @@ where
     T: Send + 'static,
     F: FnOnce() -> Result<T, BlobError> + Send + 'static,
 {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => Err(BlobError::Interrupted),
-        },
-    }
+    crate::blocking::run(work).await.unwrap_or(Err(BlobError::Interrupted))
 }

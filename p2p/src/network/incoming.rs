@@ -7,17 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use libp2p::{PeerId, Stream};
+use libp2p::PeerId;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::timeout;
-use tokio_util::compat::FuturesAsyncReadCompatExt;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::access::{Admission, AllowList, Standing, Who};
 use super::error::Refusal;
 use super::presence::Presence;
+use super::streams::Opened;
+use super::wire::AnyStream;
 use crate::channel::{Channel, Limits};
 
 /// Streams of one protocol that have been taken and wait for the server.
@@ -74,12 +75,7 @@ pub(super) struct Door {
 
 impl Door {
     /// Takes streams until the network is gone or nobody waits for them any more.
-    pub(super) async fn keep(
-        self,
-        mut streams: libp2p_stream::IncomingStreams,
-        gone: CancellationToken,
-        to: mpsc::Sender<Arrival>,
-    ) {
+    pub(super) async fn keep(self, mut streams: Opened, gone: CancellationToken, to: mpsc::Sender<Arrival>) {
         let greetings = Arc::new(Semaphore::new(MAX_GREETINGS));
         loop {
             let stream = tokio::select! {
@@ -98,7 +94,7 @@ impl Door {
         }
     }
 
-    async fn greet(&self, peer: PeerId, stream: Stream, to: &mpsc::Sender<Arrival>) {
+    async fn greet(&self, peer: PeerId, stream: AnyStream, to: &mpsc::Sender<Arrival>) {
         let standing = self.list.borrow().standing(&peer);
         // A stranger that is not served here is not waited for: it would hold up others.
         let waits = standing != Standing::Unknown || self.judge(standing).is_ok();
@@ -106,7 +102,7 @@ impl Door {
         if waits && timeout(USABLE_WITHIN, self.presence.wait_usable(peer)).await.is_err() {
             return;
         }
-        let Some(stream) = self.presence.attach(peer, stream.compat()) else { return };
+        let Some(stream) = self.presence.attach(peer, stream) else { return };
         let mut channel = Channel::new(stream, GREETING_LIMITS);
         let standing = self.list.borrow().standing(&peer);
         let place = self.judge(standing).and_then(|()| to.try_reserve().map_err(|_| Refusal::Busy));

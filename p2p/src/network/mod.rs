@@ -10,11 +10,14 @@ mod error;
 mod gate;
 mod incoming;
 mod instance;
+mod links;
 mod open;
 mod presence;
 mod stall;
+mod streams;
 #[cfg(test)]
 mod tests;
+pub mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -25,7 +28,7 @@ use std::time::Duration;
 use libp2p::core::transport::TransportError;
 use libp2p::core::{Transport, upgrade};
 use libp2p::multiaddr::Protocol;
-use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, noise, ping, tcp, yamux};
+use libp2p::{Multiaddr, PeerId, Swarm, SwarmBuilder, noise, ping, tcp, yamux};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -42,6 +45,8 @@ use gate::Gate;
 use incoming::{Door, QUEUE};
 use presence::Presence;
 use stall::StallGuard;
+use streams::Streams;
+use wire::Wire;
 
 /// Requests to the swarm's task that may wait.
 const COMMANDS: usize = 256;
@@ -103,7 +108,7 @@ struct Shared {
     config: NetworkConfig,
     peer_id: PeerId,
     commands: mpsc::Sender<Command>,
-    control: libp2p_stream::Control,
+    streams: Streams,
     list: watch::Sender<Arc<AllowList>>,
     presence: Presence,
     listening: watch::Receiver<Vec<Multiaddr>>,
@@ -129,7 +134,7 @@ impl Network {
         for address in &config.listen {
             listen(&mut swarm, address)?;
         }
-        let control = swarm.behaviour().streams.new_control();
+        let streams = Streams::Libp2p(swarm.behaviour().streams.new_control());
         let (commands, from_handles) = mpsc::channel(COMMANDS);
         let (listening, mut to_listening) = watch::channel(Vec::new());
         let gone = CancellationToken::new();
@@ -149,7 +154,34 @@ impl Network {
             Err(_) => return Err(unbound(&config.listen, &to_listening.borrow())),
         }
         let peer_id = identity.peer_id();
-        let shared = Shared { config, peer_id, commands, control, list, presence, listening: to_listening, copies, gone };
+        let shared = Shared { config, peer_id, commands, streams, list, presence, listening: to_listening, copies, gone };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Starts a network over a [`Wire`], with nobody in its allow-list.
+    ///
+    /// # Errors
+    /// As [`Network::start`].
+    pub async fn start_over(wire: Arc<dyn Wire>, identity: &Identity, config: NetworkConfig) -> Result<Self, NetworkError> {
+        let list = watch::Sender::new(Arc::new(AllowList::new()));
+        let presence = Presence::new();
+        let (commands, from_handles) = mpsc::channel(COMMANDS);
+        let gone = CancellationToken::new();
+        let copies = Copies { seen: watch::Sender::new((0, None)), turned_away: watch::Sender::new(BTreeMap::new()) };
+        let peer_id = identity.peer_id();
+        let given = links::Given {
+            wire,
+            me: peer_id,
+            config: config.clone(),
+            list: list.subscribe(),
+            presence: presence.clone(),
+            copies: copies.clone(),
+            gone: gone.clone(),
+        };
+        let (links, listening) = links::start(given, from_handles).await?;
+        let (_, listening) = watch::channel(listening);
+        let streams = Streams::Wire(links);
+        let shared = Shared { config, peer_id, commands, streams, list, presence, listening, copies, gone };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -199,8 +231,7 @@ impl Network {
         if self.shared.gone.is_cancelled() {
             return Err(NetworkError::ShutDown);
         }
-        let mut control = self.shared.control.clone();
-        let streams = control.accept(StreamProtocol::new(protocol)).map_err(|_| NetworkError::ServedAlready(protocol))?;
+        let streams = self.shared.streams.accept(protocol)?;
         let (to, arrivals) = mpsc::channel(QUEUE);
         let door = Door {
             protocol,

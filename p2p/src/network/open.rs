@@ -3,17 +3,16 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use libp2p::{Multiaddr, PeerId, StreamProtocol};
-use libp2p_stream::OpenStreamError;
+use libp2p::{Multiaddr, PeerId};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
-use tokio_util::compat::FuturesAsyncReadCompatExt;
 
 use super::Network;
 use super::address;
 use super::driver::Command;
 use super::error::{OpenError, Refusal};
 use super::incoming::{GREETING_LIMITS, Greeting};
+use super::streams::Unopened;
 use crate::channel::{Channel, ChannelError, Limits};
 
 /// A connection may turn out to be dead only when it is used; then one more is made, and no third.
@@ -112,21 +111,19 @@ impl Network {
     }
 
     async fn try_open(&self, peer: PeerId, protocol: &'static str) -> Result<Channel, Failed> {
-        let mut control = self.shared.control.clone();
-        let opening =
-            timeout(self.shared.config.open_within / ATTEMPTS, control.open_stream(peer, StreamProtocol::new(protocol)));
+        let opening = timeout(self.shared.config.open_within / ATTEMPTS, self.shared.streams.open(peer, protocol));
         let stream = tokio::select! {
             stream = opening => stream,
             () = self.shared.gone.cancelled() => return Err(Failed::ForGood(OpenError::ShutDown)),
         };
         let stream = match stream {
             Ok(Ok(stream)) => stream,
-            Ok(Err(OpenStreamError::UnsupportedProtocol(_))) => {
+            Ok(Err(Unopened::NotServed)) => {
                 return Err(Failed::ForGood(OpenError::NotServed { peer, protocol }));
             }
-            Ok(Err(_)) | Err(_) => return Err(Failed::Dropped),
+            Ok(Err(Unopened::Dropped)) | Err(_) => return Err(Failed::Dropped),
         };
-        let stream = self.shared.presence.attach(peer, stream.compat()).ok_or(Failed::Dropped)?;
+        let stream = self.shared.presence.attach(peer, stream).ok_or(Failed::Dropped)?;
         let mut channel = Channel::new(stream, GREETING_LIMITS);
         match channel.expect::<Greeting>().await {
             Ok(Greeting::Taken) => Ok(channel),

@@ -18,6 +18,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use self::live::{Live, Shared};
 pub use self::reader::LogReader;
+use tribune_planted::{Bug, planted};
+
 use crate::engine::{Batch, Durability, Engine, Family, KeyRange, Order};
 use crate::raft_types::{LogEntry, LogId, Replicated, TokioRuntime, TypeConfig, Vote};
 use crate::record::Record;
@@ -119,7 +121,8 @@ impl<S: Replicated, RT: AsyncRuntime> RaftLogStorage<TypeConfig<S, RT>> for LogS
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         let mut batch = Batch::new();
         put_meta(&mut batch, VOTE, &StoredVote::from(vote))?;
-        self.writer.write(batch, Durability::Synced).await?;
+        let durability = if planted(Bug::VoteNotSynced) { Durability::Buffered } else { Durability::Synced };
+        self.writer.write(batch, durability).await?;
         self.shared.live().vote = Some(*vote);
         Ok(())
     }
@@ -161,8 +164,9 @@ impl<S: Replicated, RT: AsyncRuntime> RaftLogStorage<TypeConfig<S, RT>> for LogS
             }
             callback.io_completed(result.map_err(io::Error::from));
         };
+        let durability = if planted(Bug::AppendAcknowledgedBeforeSync) { Durability::Buffered } else { Durability::Synced };
         if !self.writer.is_full() {
-            self.writer.submit(batch, Durability::Synced, flushed);
+            self.writer.submit(batch, durability, flushed);
             return Ok(());
         }
         // Too much waits for the disk: wait with it, rather than fill the memory.
@@ -174,6 +178,9 @@ impl<S: Replicated, RT: AsyncRuntime> RaftLogStorage<TypeConfig<S, RT>> for LogS
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
         let Some((from, to)) = self.shared.live().truncate_after(last_log_id) else { return Ok(()) };
         let mut batch = Batch::new();
+        if planted(Bug::TruncatedLogComesBack) {
+            return Ok(());
+        }
         batch.delete_range(Family::Log, key(from), key(to));
         // Whatever is appended in its place is synced after it.
         self.writer.write_behind(batch).await?;

@@ -142,9 +142,11 @@ macro_rules! bytes {
 
         impl fmt::Display for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                const DIGITS: &[u8; 16] = b"0123456789abcdef";
                 let mut text = String::with_capacity(2 * $size);
                 for byte in self.0 {
-                    text.push_str(&format!("{byte:02x}"));
+                    text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+                    text.push(char::from(DIGITS[usize::from(byte & 15)]));
                 }
                 f.pad(&text)
             }

@@ -1,5 +1,7 @@
 //! `apply`: an entry of the log changes the record, or is rejected.
 
+use tribune_planted::{Bug, planted};
+
 use super::{Answered, KEPT_EVENTS, LogPlace, Record};
 use crate::command::{Accepted, Body, Entry, Evidence, MasterCommand, Order, Rejection, Response, SignedOrder, UserCommand};
 use crate::model::{Author, Event, EventKind, NodeName, RequestId, Span, Timestamp, UpdateId};
@@ -18,6 +20,12 @@ pub(super) struct At {
     pub membership: u64,
     /// Record time.
     pub time: Timestamp,
+}
+
+/// The words of a text in the order of a hash set: what a planted bug makes of it.
+fn in_any_order(text: &str) -> String {
+    let words: std::collections::HashSet<&str> = text.split(' ').collect();
+    words.into_iter().collect::<Vec<_>>().join(" ")
 }
 
 impl Record {
@@ -55,7 +63,7 @@ impl Record {
         self.forget_old_answers(at.time);
         // A repeat is answered only to who can sign for it.
         let opened = order.open()?;
-        if let Some(answered) = self.answers.get(&opened.request) {
+        if let Some(answered) = self.answers.get(&opened.request).filter(|_| !planted(Bug::RetriedOrderAppliedTwice)) {
             return answered.response.clone();
         }
         let (opened, author) = self.authorised(order, at.time)?;
@@ -151,6 +159,7 @@ impl Record {
         let seq = cluster.next_event;
         cluster.next_event += 1;
         self.clusters.put(0, cluster);
+        let text = if planted(Bug::HashMapOrder) { in_any_order(&text) } else { text };
         let event = Event { seq, at: at.time, kind, update: about.update, node: about.node.cloned(), text };
         self.events.put(seq, event);
         while self.events.len() > KEPT_EVENTS {

@@ -1,5 +1,7 @@
 //! What happens to nodes, classes, packages, principals and tokens.
 
+use tribune_planted::{Bug, planted};
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Record;
@@ -374,7 +376,7 @@ impl Record {
         let have: BTreeSet<_> =
             receipts.iter().filter(|r| voters.contains(&r.peer) && r.blobs.is_superset(blobs)).map(|r| &r.peer).collect();
         let needed = voters.len() / 2 + 1;
-        if have.len() < needed {
+        if have.len() < needed && !planted(Bug::AcknowledgedBeforeMajority) {
             return Err(Rejection::TooFewCopies { have: have.len() as u32, needed: needed as u32 });
         }
         Ok(have.len() as u32)

@@ -3,6 +3,8 @@
 //! One idea: a report changes one node's step, and after each the phase is worked out anew from all nodes' steps. No
 //! other code moves a phase or a step.
 
+use tribune_planted::{Bug, planted};
+
 use std::collections::BTreeSet;
 
 use super::Record;
@@ -92,7 +94,7 @@ impl Record {
             return Err(Rejection::Outdated);
         }
         let first = progress.step < Step::Voted;
-        if !first && progress.ballots == merged {
+        if !first && (progress.ballots == merged || planted(Bug::LateVetoNotCounted)) {
             return Ok(());
         }
         let new_vetoes: Vec<String> = merged
@@ -192,7 +194,10 @@ impl Record {
 
     fn when_all_staged(&mut self, at: At, id: UpdateId) -> Result<(), Rejection> {
         let update = self.update(id)?;
-        if update.phase == Phase::Distributing && update.nodes.values().all(|node| node.step >= Step::Staged) {
+        let mut staged = update.nodes.values().map(|node| node.step >= Step::Staged);
+        let all =
+            if planted(Bug::ChangeoverBeforeAllHaveStaged) { staged.any(|staged| staged) } else { staged.all(|staged| staged) };
+        if update.phase == Phase::Distributing && all {
             self.enter(at, id, Phase::Wave { wave: 0 })?;
             return self.when_wave_done(at, id);
         }
@@ -409,7 +414,8 @@ impl Record {
             return Ok(());
         }
         let mut changed = update.nodes.values().filter(|node| node.changed);
-        if changed.clone().any(|node| !matches!(node.step, Step::Regressed | Step::Failed)) {
+        let one_is_enough = planted(Bug::RegressOverWhenOneIsBack) && changed.clone().any(|node| node.step == Step::Regressed);
+        if !one_is_enough && changed.clone().any(|node| !matches!(node.step, Step::Regressed | Step::Failed)) {
             return Ok(());
         }
         let outcome = if changed.any(|node| node.step == Step::Failed) { Outcome::RegressFailed } else { Outcome::Regressed };
@@ -444,6 +450,10 @@ impl Record {
         self.updates.put(id, update);
         self.found(at, id, discrepancies)?;
         if ephemeral && runs {
+            if planted(Bug::EphemeralRecorded) {
+                let update = self.update(id)?.clone();
+                self.should_have_after(at, &update, outcome);
+            }
             self.enter(at, id, Phase::Unpersisted)?;
         } else {
             self.end(at, id, outcome, reason)?;

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use tribune_messages::node::Directive;
+use tribune_planted::{Bug, planted};
 use tribune_process::protocol::{NodeMessage, Overruled, Resume, Role};
 use tribune_raft_store::model::{
     Answer, AskHow, BallotCast, Module, PackageId, ProcessRef, Silent as SilenceMeans, Span, Step, UpdateId,
@@ -20,7 +21,7 @@ use crate::local::{Installed, LocalError};
 use crate::processes::ProcessId;
 use crate::processes::ballot::{Action, Ask, Event, How, Poll, Question, Said, Silent, Speech};
 use crate::processes::hooks::{self, Hook};
-use crate::processes::identity::look_up;
+use crate::processes::system::System;
 
 /// A process that an update touches.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -279,7 +280,8 @@ impl Task {
         );
         proposal.update.clone_from(&journal.name);
         journal.note_deferred(now);
-        journal.forget_ended(has_ended);
+        let system = self.config.system.clone();
+        journal.forget_ended(|process| has_ended(system.as_ref(), process));
         let deferred_ms = journal.deferred_ms;
         let began = now.saturating_sub(deferred_ms);
         let question = Question { proposal, began, deferred_ms, max_defer_ms: journal.max_defer.as_millis() };
@@ -415,6 +417,11 @@ impl Task {
         let Some(poll) = open.note().polls.iter_mut().rev().find(ours) else { return };
         match poll.handle(now, Event::Answer { process, revision, said: said.clone() }) {
             Ok(actions) => {
+                if planted(Bug::VetoKeptInMemory)
+                    && let Some(open) = self.state.updates.get_mut(&id)
+                {
+                    open.saved = super::task::Saved::Yes;
+                }
                 tracing::info!(update = name, %process, ?said, "answered");
                 self.perform(id, actions).await;
             }
@@ -424,8 +431,8 @@ impl Task {
 }
 
 /// Whether a process is surely no more.
-fn has_ended(process: ProcessId) -> bool {
-    match look_up(process.pid) {
+fn has_ended(system: &dyn System, process: ProcessId) -> bool {
+    match system.look_up(process.pid) {
         Ok(seen) => seen.id != process,
         Err(error) => error.kind() == std::io::ErrorKind::NotFound,
     }

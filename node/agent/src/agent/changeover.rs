@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tribune_keeper::{ChildId, ChildState, ChildStatus, SignalName};
 use tribune_messages::node::Keep;
+use tribune_planted::{Bug, planted};
 use tribune_process::protocol::{ChangeoverDone, HandOver, NodeMessage, Resume};
 use tribune_raft_store::model::{Ephemeral, Generation, Span, Step, Strategy, UpdateId, WhenAffected};
 
@@ -47,7 +48,11 @@ impl Task {
         journal.to_tell.clear();
         journal.stage = Stage::Changing;
         tracing::info!(update = %journal.name, "the changeover begins");
+        let staged = journal.staged.filter(|_| journal.keep == Keep::Installed);
         self.write(journal).await?;
+        if let Some(staged) = staged.filter(|_| planted(Bug::GenerationCurrentBeforeSettled)) {
+            self.storage.switch_current(staged).await?;
+        }
         for key in &scope.touched.replaced {
             self.clear_state(key);
         }

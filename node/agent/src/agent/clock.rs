@@ -1,5 +1,7 @@
 //! The time since the machine started, in milliseconds: a clock that never goes back and outlives the agent.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use crate::processes::ballot::Moment;
@@ -12,12 +14,9 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    /// Reads how long the machine has been up.
-    pub(super) fn new() -> Self {
-        let text = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
-        let seconds: f64 = text.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or_default();
-        // Not negative, and far below what an integer holds.
-        Self { began: Instant::now(), at: (seconds * 1000.0) as Moment }
+    /// Begins where the machine has been up for so long.
+    pub(super) fn new(uptime: Duration) -> Self {
+        Self { began: Instant::now(), at: u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX) }
     }
 
     /// Now.
@@ -27,6 +26,6 @@ impl Clock {
 
     /// When this moment comes, on tokio's clock.
     pub(super) fn instant(&self, moment: Moment) -> Instant {
-        self.began + std::time::Duration::from_millis(moment.saturating_sub(self.at))
+        self.began + Duration::from_millis(moment.saturating_sub(self.at))
     }
 }

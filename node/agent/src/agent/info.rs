@@ -183,7 +183,7 @@ impl Task {
 
 async fn read_log(file: PathBuf, lines: u32) -> Result<LogText, String> {
     let shown = file.display().to_string();
-    let read = tokio::task::spawn_blocking(move || tail(&file, lines)).await;
+    let read = tribune_p2p::blocking::run(move || tail(&file, lines)).await;
     match read {
         Ok(Ok(text)) => Ok(LogText { file: shown, text }),
         Ok(Err(error)) => Err(format!("the log {shown} cannot be read: {error}")),

@@ -53,6 +53,7 @@ use crate::keeper::{Children, ChildrenError};
 use crate::local::LocalError;
 use crate::processes::desk::DeskError;
 use crate::processes::notify::NotifyError;
+use crate::processes::system::System;
 
 /// How many requests may wait for the task.
 const WAITING_REQUESTS: usize = 64;
@@ -72,6 +73,8 @@ pub struct AgentConfig {
     pub process_group: Option<u32>,
     /// Bytes of the disk that modules leave free.
     pub reserve: u64,
+    /// What the machine says of processes.
+    pub system: Arc<dyn System>,
 }
 
 /// Where modules come from.

@@ -18,7 +18,6 @@ use super::task::{Finished, Scope, Task};
 use crate::processes::ProcessId;
 use crate::processes::ballot::{Event, Moment};
 use crate::processes::hooks::Hook;
-use crate::processes::identity::look_up;
 use crate::processes::registered::{Found, find};
 
 /// The note of the registrations.
@@ -261,10 +260,11 @@ impl Task {
 
     pub(super) async fn note_looked(&mut self, looked: Looked) {
         let Looked { found, asker } = looked;
+        let system = self.config.system.clone();
         for (name, found_by, found) in found {
             let one = self.state.register.all.get_mut(&name).filter(|one| one.registration.found_by == found_by);
             let Some(one) = one else { continue };
-            let alive = |process: &ProcessId| look_up(process.pid).is_ok_and(|seen| seen.id == *process);
+            let alive = |process: &ProcessId| system.look_up(process.pid).is_ok_and(|seen| seen.id == *process);
             let (process, trouble) = match found {
                 Found::Running(process) => (Some(process), None),
                 Found::Gone => (None, None),

@@ -19,14 +19,15 @@ use super::journal::{JOURNAL_FORMAT, Journal, Stage};
 use super::modules::{folders, machine, notify_socket, process_socket, state_folder};
 use super::registered::{REGISTERED, Register};
 use super::talk::group_of;
-use super::task::{Finished, Heard, Inputs, Known, Open, State, Stuck, Task};
+use super::task::{Finished, Heard, Inputs, Known, Modules, Open, State, Stuck, Task};
 use super::watch::Watch;
 use super::{AgentConfig, AgentError, ModuleSource, update};
 use crate::keeper::Children;
 use crate::local::{EphemeralStorage, LocalError, LocalStorage};
+use crate::processes::ProcessId;
 use crate::processes::ballot::Action;
 use crate::processes::desk::{Desk, DeskConfig, Limits};
-use crate::processes::{ProcessId, notify};
+use crate::processes::system::System;
 
 /// The note of the run of the node that the last agent knew.
 const RUN: &str = "run";
@@ -67,7 +68,7 @@ pub(super) async fn begin(
     let known: Option<String> = storage.load(RUN).await?;
     let began = if known.as_deref() == Some(hello.run.as_str()) { Began::AgentRestart } else { Began::NodeRestart };
     let ephemeral = EphemeralStorage::new(folders.ephemeral.clone(), config.reserve);
-    let state = read_state(&storage, began).await?;
+    let state = read_state(&storage, config.system.as_ref(), began).await?;
 
     let (managed, modules_now) = channel::channel(Arc::default());
     let desk = DeskConfig {
@@ -76,8 +77,8 @@ pub(super) async fn begin(
         node: config.node.to_string(),
         limits: Limits::default(),
     };
-    let (desk, desk_events) = Desk::open(desk, modules_now.clone())?;
-    let notifications = notify::listen(notify_socket(&config.data), modules_now)?;
+    let (desk, desk_events) = Desk::open(config.system.clone(), desk, modules_now.clone())?;
+    let notifications = config.system.notifications(notify_socket(&config.data), modules_now)?;
     let (state, checked) = state;
     let mut task = Task {
         folders,
@@ -90,7 +91,7 @@ pub(super) async fn begin(
         inputs,
         heard: Heard { desk: desk_events, notifications, checked },
         managed,
-        clock: Clock::new(),
+        clock: Clock::new(config.system.uptime()),
         state,
         work: JoinSet::new(),
         config,
@@ -115,6 +116,7 @@ fn make(path: &Path) -> Result<(), AgentError> {
 
 async fn read_state(
     storage: &LocalStorage,
+    system: &dyn System,
     began: Began,
 ) -> Result<(State, tokio::sync::mpsc::Receiver<super::watch::Checked>), AgentError> {
     let journals: BTreeMap<UpdateId, Journal> = storage.load_updates().await?;
@@ -126,7 +128,7 @@ async fn read_state(
         Began::NodeRestart => BTreeSet::new(),
         Began::AgentRestart => storage.load(SPOKE).await?.unwrap_or_default(),
     };
-    let spoke = spoke.into_iter().map(|process| (process, group_of(process))).collect();
+    let spoke = spoke.into_iter().map(|process| (process, group_of(system, process))).collect();
     let (watch, checked) = Watch::new();
     let state = State {
         current: storage.current().await?,
@@ -142,6 +144,7 @@ async fn read_state(
         register: Register::of(storage.load(REGISTERED).await?.unwrap_or_default()),
         handing_over: BTreeMap::new(),
         held: BTreeMap::new(),
+        modules: Modules::Believed,
         damaged: BTreeMap::new(),
         again: None,
         waits: BTreeMap::new(),
@@ -166,20 +169,30 @@ impl Task {
         let waits = |open: &&Open| open.journal.keep == Keep::UntilRestart && open.journal.is_early();
         let waiting = self.state.updates.values().filter(waits).map(|open| open.journal.update).collect();
         self.ephemeral.keep_only(&waiting).await?;
+        self.look_at_modules().await?;
+        self.storage.save(SPOKE, &BTreeSet::<ProcessId>::new()).await?;
+        self.storage.save(RUN, &run).await?;
+        Ok(())
+    }
+
+    /// Looks whether what is installed has the bytes that it should. What has not is not started, and fetched again.
+    pub(super) async fn look_at_modules(&mut self) -> Result<(), Stuck> {
         let number = self.state.current.number();
+        let known = self.state.damaged.len();
         match self.storage.verify(number).await {
-            Ok(()) => {}
+            Ok(()) => return Ok(()),
             Err(LocalError::Damaged { modules, .. }) => {
                 for damage in &modules {
                     tracing::error!(generation = number, %damage, "a module is damaged and is not started");
                     self.state.damaged.insert(damage.module.clone(), damage.to_string());
                 }
-                self.mend(number);
             }
             Err(error) => return Err(error.into()),
         }
-        self.storage.save(SPOKE, &BTreeSet::<ProcessId>::new()).await?;
-        self.storage.save(RUN, &run).await?;
+        // What was damaged before is being fetched.
+        if self.state.damaged.len() > known {
+            self.mend(number);
+        }
         Ok(())
     }
 

@@ -16,11 +16,11 @@ use super::watch;
 use crate::processes::ProcessId;
 use crate::processes::ballot::Event;
 use crate::processes::desk::{ConnectedProcess, DeskEvent};
-use crate::processes::identity::look_up;
+use crate::processes::system::System;
 
 /// The process group of a process. One that has ended already says no more.
-pub(super) fn group_of(process: ProcessId) -> u32 {
-    look_up(process.pid).map_or(process.pid, |seen| seen.group)
+pub(super) fn group_of(system: &dyn System, process: ProcessId) -> u32 {
+    system.look_up(process.pid).map_or(process.pid, |seen| seen.group)
 }
 
 impl Task {
@@ -62,7 +62,7 @@ impl Task {
         let process = info.process;
         self.state.connected.insert(process, info);
         self.state.watch.hello(process);
-        if self.state.spoke.insert(process, group_of(process)).is_none() {
+        if self.state.spoke.insert(process, group_of(self.config.system.as_ref(), process)).is_none() {
             self.desk.watch(process).await;
             self.save_spoke().await;
         }

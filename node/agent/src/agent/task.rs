@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch as channel};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
-use tribune_keeper::{ChildId, ChildStatus, Event};
+use tribune_keeper::{ChildId, ChildStatus, Event, Exit};
 use tribune_messages::node::{Directive, Want};
 use tribune_raft_store::model::{Ephemeral, Generation, Platform, UpdateId};
 
@@ -92,6 +92,8 @@ pub(super) struct State {
     pub(super) handing_over: BTreeMap<ChildId, Handing>,
     /// Modules whose start failed: until when they wait, and why.
     pub(super) held: BTreeMap<String, (Moment, String)>,
+    /// Whether something could not be started, so that the modules are to be looked at.
+    pub(super) modules: Modules,
     /// Modules that are not as they were staged, and are not started.
     pub(super) damaged: BTreeMap<String, String>,
     /// When something that the machine refused is tried again, and what it was.
@@ -109,6 +111,13 @@ pub(super) struct State {
     pub(super) failed: Vec<String>,
     /// To whose tree `live` leads.
     pub(super) live_shown: Option<Software>,
+}
+
+/// Whether the bytes of what is installed are to be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Modules {
+    Believed,
+    Doubted,
 }
 
 /// Whether what is known of the children is as it is.
@@ -275,7 +284,12 @@ impl Task {
         self.state.kids_known = Known::Stale;
         match event {
             Event::Started { .. } => {}
-            Event::Exited { child, exit, .. } => tracing::info!(%child, %exit, "a child ended"),
+            Event::Exited { child, exit, .. } => {
+                tracing::info!(%child, %exit, "a child ended");
+                if matches!(exit, Exit::NotStarted(_)) {
+                    self.state.modules = Modules::Doubted;
+                }
+            }
             Event::Stopping { within_ms } => {
                 self.inputs.tell_keeper.send_modify(|keeper| keeper.stopping = Some(Duration::from_millis(within_ms)));
             }
@@ -313,6 +327,9 @@ impl Task {
 
     async fn advance_once(&mut self) -> Result<Moved, Stuck> {
         self.see_children().await?;
+        if std::mem::replace(&mut self.state.modules, Modules::Believed) == Modules::Doubted {
+            self.look_at_modules().await?;
+        }
         self.begin_updates();
         if !self.state.updates.keys().any(|id| self.looks(*id)) {
             self.state.register.age();

@@ -439,7 +439,7 @@ where
     T: Send + 'static,
     F: FnOnce() -> Result<T, LocalError> + Send + 'static,
 {
-    finished(tokio::task::spawn_blocking(work).await)
+    tribune_p2p::blocking::run(work).await.unwrap_or(Err(LocalError::Interrupted))
 }
 
 fn finished<T>(joined: Result<Result<T, LocalError>, tokio::task::JoinError>) -> Result<T, LocalError> {

@@ -11,6 +11,7 @@
 //! | [`health`] | checks a module from outside |
 //! | [`registered`] | finds a process that the node did not start |
 //! | [`group`] | the number of the group that may open the socket |
+//! | [`system`] | what the machine says of processes, or a simulation in its place |
 //! | [`identity`], [`modules`] | which process, and which module it belongs to |
 
 pub mod ballot;
@@ -24,6 +25,7 @@ pub mod modules;
 pub mod notify;
 pub mod outcome;
 pub mod registered;
+pub mod system;
 
 pub use identity::ProcessId;
 pub use modules::{ManagedModule, ManagedModules, ModulesNow};

@@ -2,7 +2,8 @@
 //! process has said `seen` or has ended, so each hears it at least once, and always the same.
 
 use serde::{Deserialize, Serialize};
-use tribune_process::protocol::OutcomeTold;
+use tribune_planted::{Bug, planted};
+use tribune_process::protocol::{Outcome, OutcomeTold};
 
 use super::identity::ProcessId;
 
@@ -18,6 +19,9 @@ impl Telling {
     #[must_use]
     pub fn begin(told: OutcomeTold, asked: impl IntoIterator<Item = ProcessId>) -> Self {
         let mut untold: Vec<_> = asked.into_iter().collect();
+        if planted(Bug::OutcomeNotTold) && told.outcome == Outcome::Aborted {
+            untold.clear();
+        }
         untold.sort_unstable();
         untold.dedup();
         Self { told, untold }
@@ -56,7 +60,6 @@ impl Telling {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tribune_process::protocol::Outcome;
 
     #[test]
     fn an_outcome_is_told_on_each_hello_until_it_was_seen() {

@@ -35,7 +35,7 @@ pub async fn find(found_by: &FoundBy) -> Found {
     let found = match found_by {
         FoundBy::PidFile(path) => {
             let path = path.clone();
-            let read = tokio::task::spawn_blocking(move || pid_in_file(&path));
+            let read = tribune_p2p::blocking::run(move || pid_in_file(&path));
             match tokio::time::timeout(LIMIT, read).await {
                 Ok(Ok(pid)) => pid,
                 // The runtime is shutting down.

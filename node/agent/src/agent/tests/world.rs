@@ -286,6 +286,7 @@ impl World {
             runners: BTreeMap::new(),
             process_group: None,
             reserve: 0,
+            system: Arc::new(crate::processes::system::Linux),
         };
         let hello = Hello {
             protocol: 1,

@@ -1,6 +1,7 @@
 //! The round itself. See the module above for its rules.
 
 use serde::{Deserialize, Serialize};
+use tribune_planted::{Bug, planted};
 use tribune_process::protocol::{Proposal, clean_reason};
 use tribune_raft_store::model::Span;
 
@@ -344,6 +345,7 @@ impl Entry {
             (_, How::Auto | How::Socket | How::Never) => format!("no answer within {limit:?}"),
         };
         match self.ask.silent {
+            Silent::Veto if planted(Bug::SilenceCountsAsAccept) => Answer::Accept(Consent::Said),
             Silent::Veto => Answer::Veto { kind: Objection::NoAnswer, reason },
             Silent::Accept => Answer::Accept(Consent::Silent),
         }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
+use tribune_p2p::network::wire::AnyStream;
 use tribune_process::protocol::{MAX_LINE, NodeMessage, ProcessMessage, encode};
 
 use super::Limits;
@@ -24,7 +24,7 @@ pub(super) enum Heard {
 /// A connection and what it may still do.
 pub(super) struct Connection {
     pub(super) id: u64,
-    pub(super) stream: UnixStream,
+    pub(super) stream: AnyStream,
     pub(super) to_desk: mpsc::Sender<(u64, Heard)>,
     /// Lines to write. When the desk drops its end, what is queued is written and the connection closed.
     pub(super) lines: mpsc::Receiver<String>,
@@ -130,7 +130,7 @@ impl Connection {
 
 /// Reads what is there, until `patience` runs out. Losing the race against a line to write loses no byte.
 async fn read_some(
-    stream: &mut UnixStream,
+    stream: &mut AnyStream,
     buffer: &mut BytesMut,
     patience: Option<Instant>,
 ) -> Result<std::io::Result<usize>, tokio::time::error::Elapsed> {

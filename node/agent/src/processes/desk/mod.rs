@@ -17,6 +17,7 @@ mod tests;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -25,6 +26,7 @@ use tribune_process::protocol::{HealthStatus, NodeMessage, TooLong};
 use super::ballot::Said;
 use super::identity::ProcessId;
 use super::modules::ModulesNow;
+use super::system::System;
 
 /// Where and how the socket is served.
 #[derive(Debug, Clone)]
@@ -203,11 +205,15 @@ impl Desk {
     ///
     /// # Errors
     /// [`DeskError`] when the socket cannot be opened.
-    pub fn open(config: DeskConfig, modules: ModulesNow) -> Result<(Self, mpsc::Receiver<DeskEvent>), DeskError> {
-        let listener = listen(&config.socket, config.group)?;
+    pub fn open(
+        system: Arc<dyn System>,
+        config: DeskConfig,
+        modules: ModulesNow,
+    ) -> Result<(Self, mpsc::Receiver<DeskEvent>), DeskError> {
+        let callers = system.callers(&config.socket, config.group)?;
         let (commands, to_task) = mpsc::channel(64);
         let (events, from_task) = mpsc::channel(256);
-        tokio::spawn(task::Task::new(config, modules, listener).run(to_task, events));
+        tokio::spawn(task::Task::new(config, modules, system, callers).run(to_task, events));
         Ok((Self { commands }, from_task))
     }
 
@@ -243,7 +249,7 @@ impl Desk {
 }
 
 /// Binds under another name and renames, so that the socket appears with its permissions and replaces a left-over one.
-fn listen(socket: &Path, group: Option<u32>) -> Result<tokio::net::UnixListener, DeskError> {
+pub(super) fn listen(socket: &Path, group: Option<u32>) -> Result<tokio::net::UnixListener, DeskError> {
     // What sun_path of unix(7) holds, less its final zero.
     const LONGEST: usize = 107;
     let mut fresh = socket.as_os_str().to_owned();

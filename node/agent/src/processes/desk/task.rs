@@ -8,8 +8,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::unix::UCred;
-use tokio::net::{UnixListener, UnixStream};
+use futures::FutureExt;
+use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
@@ -18,8 +18,9 @@ use tribune_process::protocol::{NodeMessage, PROTOCOL, ProcessMessage, Welcome, 
 use super::asked::Asked;
 use super::connection::{Connection, Heard};
 use super::{Command, ConnectedProcess, DeskConfig, DeskEvent, SendError};
-use crate::processes::identity::{ExitWatch, ProcessId, Sighting, look_up};
+use crate::processes::identity::{ProcessId, Sighting};
 use crate::processes::modules::ModulesNow;
+use crate::processes::system::{Caller, Callers, System};
 
 /// Events that wait for the agent before processes have to wait.
 const EVENTS_WAITING: usize = 256;
@@ -31,7 +32,8 @@ const LONGEST_NAME: usize = 128;
 pub(super) struct Task {
     config: DeskConfig,
     modules: ModulesNow,
-    listener: UnixListener,
+    system: Arc<dyn System>,
+    callers: Box<dyn Callers>,
     waiting_events: VecDeque<DeskEvent>,
     from_connections: mpsc::Receiver<(u64, Heard)>,
     to_desk: mpsc::Sender<(u64, Heard)>,
@@ -70,12 +72,13 @@ enum Reason {
 }
 
 impl Task {
-    pub(super) fn new(config: DeskConfig, modules: ModulesNow, listener: UnixListener) -> Self {
+    pub(super) fn new(config: DeskConfig, modules: ModulesNow, system: Arc<dyn System>, callers: Box<dyn Callers>) -> Self {
         let (to_desk, from_connections) = mpsc::channel(64);
         Self {
             config,
             modules,
-            listener,
+            system,
+            callers,
             waiting_events: VecDeque::new(),
             from_connections,
             to_desk,
@@ -114,8 +117,8 @@ impl Task {
                     modules_known = changed.is_ok();
                     self.recognise();
                 }
-                accepted = accept(&self.listener, self.accept_after), if may_listen => match accepted {
-                    Ok(stream) => self.open(stream),
+                accepted = accept(self.callers.as_mut(), self.accept_after), if may_listen => match accepted {
+                    Ok(caller) => self.open(caller),
                     Err(error) => {
                         tracing::warn!(%error, "a process could not connect");
                         self.accept_after = Instant::now() + ACCEPT_PAUSE;
@@ -126,18 +129,20 @@ impl Task {
     }
 
     /// Takes a new connection in, or tells it why not.
-    fn open(&mut self, stream: UnixStream) {
-        let (sighting, uid) = match self.admit(&stream) {
-            Ok(admitted) => admitted,
+    fn open(&mut self, caller: Caller) {
+        let sighting = match self.admit(&caller) {
+            Ok(sighting) => sighting,
             Err(message) => {
                 tracing::warn!(message, "a process's connection was refused");
                 // One short line into an empty socket buffer: it fits, or the process has hung up.
                 if let Ok(line) = encode(&NodeMessage::Error { message }) {
-                    let _ = stream.try_write(line.as_bytes());
+                    let mut stream = caller.stream;
+                    let _ = stream.write(line.as_bytes()).now_or_never();
                 }
                 return;
             }
         };
+        let Caller { stream, uid, .. } = caller;
         let (lines, from_desk) = mpsc::channel(self.config.limits.unread);
         let id = self.next_id;
         self.next_id += 1;
@@ -147,16 +152,14 @@ impl Task {
         self.connections.insert(id, Open { lines, sighting, uid, hello: None });
     }
 
-    fn admit(&self, stream: &UnixStream) -> Result<(Sighting, u32), String> {
-        let peer: UCred = stream.peer_cred().map_err(|error| format!("the system does not say who you are: {error}"))?;
+    fn admit(&self, caller: &Caller) -> Result<Sighting, String> {
         let node = rustix::process::geteuid().as_raw();
         // With a group configured, the socket's permissions have judged already.
-        if peer.uid() != 0 && peer.uid() != node && self.config.group.is_none() {
-            return Err(format!("user {} may not speak to this node", peer.uid()));
+        if caller.uid != 0 && caller.uid != node && self.config.group.is_none() {
+            return Err(format!("user {} may not speak to this node", caller.uid));
         }
-        let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0);
-        let pid = pid.ok_or("your process is not visible to this node (another pid namespace?)")?;
-        let sighting = look_up(pid).map_err(|error| format!("process {pid} cannot be looked up: {error}"))?;
+        let pid = caller.pid.ok_or("your process is not visible to this node (another pid namespace?)")?;
+        let sighting = self.system.look_up(pid).map_err(|error| format!("process {pid} cannot be looked up: {error}"))?;
         let limits = &self.config.limits;
         if self.connections.len() >= limits.connections {
             return Err(format!("this node serves at most {} connections", limits.connections));
@@ -165,7 +168,7 @@ impl Task {
         if own >= limits.per_process {
             return Err(format!("a process may have at most {} connections", limits.per_process));
         }
-        Ok((sighting, peer.uid()))
+        Ok(sighting)
     }
 
     fn hear(&mut self, id: u64, heard: Heard) {
@@ -293,10 +296,10 @@ impl Task {
             }
             return Ok(());
         }
-        let watch = ExitWatch::open(process)?;
+        let exit = self.system.exit_of(process)?;
         let exit = self.exits.spawn(async move {
-            if let Some(watch) = watch {
-                watch.exited().await;
+            if let Some(exit) = exit {
+                exit.await;
             }
             process
         });
@@ -325,9 +328,9 @@ impl Task {
 }
 
 /// The next connection, not before `after`.
-async fn accept(listener: &UnixListener, after: Instant) -> std::io::Result<UnixStream> {
+async fn accept(callers: &mut dyn Callers, after: Instant) -> std::io::Result<Caller> {
     tokio::time::sleep_until(after).await;
-    Ok(listener.accept().await?.0)
+    callers.accept().await
 }
 
 /// A name as it is shown in one line.

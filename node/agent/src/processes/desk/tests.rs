@@ -24,6 +24,7 @@ use super::*;
 use crate::processes::ballot::{Action, Answer, Ask, Event, How, Objection, Poll, Question, Silent, Speech};
 use crate::processes::identity::look_up;
 use crate::processes::modules::{ManagedModule, ManagedModules};
+use crate::processes::system::Linux;
 
 /// Longer than anything here takes on a busy machine.
 const LONG: Duration = Duration::from_secs(30);
@@ -44,7 +45,7 @@ impl Office {
     fn open_in(folder: TempDir, limits: Limits) -> Self {
         let (modules, now) = watch::channel(Arc::default());
         let config = DeskConfig { socket: folder.path().join("process.sock"), group: None, node: "n1".into(), limits };
-        let (desk, events) = Desk::open(config, now).unwrap();
+        let (desk, events) = Desk::open(Arc::new(Linux), config, now).unwrap();
         Self { folder, desk, events, modules }
     }
 

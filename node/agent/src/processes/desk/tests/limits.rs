@@ -112,7 +112,7 @@ async fn a_path_that_is_too_long_is_refused_with_what_would_be_right() {
         limits: Limits::default(),
     };
     let (_modules, now) = watch::channel(Arc::default());
-    let error = Desk::open(config, now).err().unwrap().to_string();
+    let error = Desk::open(Arc::new(Linux), config, now).err().unwrap().to_string();
     assert!(error.contains("choose a shorter data folder"), "{error}");
 }
 
