@@ -10,15 +10,19 @@ PACKAGES := clang libclang-dev make
 TEST_PACKAGES := qemu-user-static libc6-arm64-cross libstdc++6-arm64-cross libgcc-s1-arm64-cross libatomic1-arm64-cross
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Most of a test's time is waiting, for a process, a clock or a disk.
+SEEDS ?= 100
+JOBS := $(shell nproc)
 TESTS_AT_ONCE := $(shell expr 2 '*' $$(nproc))
 
-.PHONY: help setup build demo docs test
+.PHONY: help setup build demo docs test simulate hunt
 
 help:
 	@echo "make demo   five nodes on this machine, and the life of some updates (about half a minute)"
 	@echo "make test   all tests"
 	@echo "make docs   docs/CLI.md anew, from the commands' own descriptions"
 	@echo "make setup  install what both need"
+	@echo "make simulate SEEDS=1000   whole clusters on virtual time, see docs/SIMULATION.md"
+	@echo "make hunt   plants known bugs, and sees whether the simulation finds them"
 
 setup:
 	@tests/setup/packages $(PACKAGES)
@@ -39,3 +43,9 @@ test: setup
 	cargo build --workspace --locked
 	cargo nextest run --workspace --locked --test-threads $(TESTS_AT_ONCE)
 	cargo test --workspace --locked --doc
+
+simulate: build
+	"$(TARGET)/debug/tribune-simulations" sweep --seeds "1..$$(( $(SEEDS) + 1 ))" --jobs $(JOBS) --table
+
+hunt: build
+	"$(TARGET)/debug/tribune-simulations" hunt --jobs $(JOBS)

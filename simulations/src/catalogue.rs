@@ -1,0 +1,79 @@
+//! The software that simulated clusters run: a chain of three packages, `base` ← `middle` ← `app`, in some versions, and one that stands alone.
+//!
+//! One idea: what a process does when it is asked, and how it fares, is in its module's bytes, and so changes with the version that runs.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use tribune_package::build_package;
+use tribune_raft_store::model::PackageId;
+
+/// A version of a package: what its module's bytes say, and what its description has beside that.
+struct Version {
+    package: &'static str,
+    version: &'static str,
+    script: &'static str,
+    fields: &'static str,
+}
+
+const VERSIONS: &[Version] = &[
+    Version { package: "base", version: "1.0.0", script: "", fields: "provides = [\"base.api@1.0.0\"]" },
+    Version { package: "base", version: "1.1.0", script: "vote moody", fields: "provides = [\"base.api@1.1.0\"]" },
+    Version { package: "base", version: "1.2.0", script: "ready late", fields: "provides = [\"base.api@1.2.0\"]" },
+    Version { package: "base", version: "2.0.0", script: "", fields: "provides = [\"base.api@2.0.0\"]" },
+    Version { package: "middle", version: "1.0.0", script: "vote moody", fields: MIDDLE },
+    Version { package: "middle", version: "1.1.0", script: "", fields: MIDDLE },
+    Version { package: "middle", version: "1.2.0", script: "health unhealthy", fields: MIDDLE },
+    Version { package: "middle", version: "1.3.0", script: "health frail", fields: MIDDLE },
+    Version { package: "app", version: "1.0.0", script: "", fields: APP },
+    Version { package: "app", version: "1.1.0", script: "vote late-veto", fields: APP },
+    Version { package: "app", version: "1.2.0", script: "vote moody\nready late", fields: APP },
+    Version { package: "app", version: "1.3.0", script: "health crash-loop", fields: APP },
+    Version { package: "alone", version: "1.0.0", script: "vote moody", fields: "" },
+    Version { package: "alone", version: "1.1.0", script: "speaks no", fields: "" },
+    Version { package: "alone", version: "1.2.0", script: "vote veto", fields: "" },
+];
+
+const MIDDLE: &str = "depends-on = [\"base/base\"]\nconsumes = [\"base.api@^1 on node\"]";
+const APP: &str = "depends-on = [\"middle/middle\"]\nwhen-affected = \"restart\"\nchangeover = { strategy = \"stop-first\", ready-within = \"3s\", drain-within = \"1s\" }";
+
+/// A package that was built.
+#[derive(Debug, Clone)]
+pub struct Item {
+    pub id: PackageId,
+    pub name: String,
+    pub version: String,
+    pub file: PathBuf,
+}
+
+/// Builds all of it in a folder.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn build(folder: &Path) -> Result<Vec<Item>> {
+    let mut items = Vec::new();
+    for Version { package, version, script, fields } in VERSIONS {
+        let source = folder.join(format!("{package}-{version}"));
+        fs::create_dir_all(&source)?;
+        fs::write(source.join("m"), format!("{script}\nof {package} {version}\n"))?;
+        let changeover =
+            if fields.contains("changeover") { "" } else { "changeover = { ready-within = \"3s\", drain-within = \"1s\" }" };
+        let text = format!(
+            "[package]\nname = \"{package}\"\nversion = \"{version}\"\n\n[[module]]\nname = \"{package}\"\npath = \"m\"\nrun = [\"{package}\"]\n\
+             health = {{ settle = \"600ms\", every = \"100ms\" }}\nask = {{ within = \"3s\" }}\n{changeover}\n{fields}\n"
+        );
+        let description = source.join("tribune.toml");
+        fs::write(&description, text)?;
+        let file = folder.join(format!("{package}-{version}.tpkg"));
+        let built = build_package(&description, &file).with_context(|| format!("building {package} {version}"))?;
+        items.push(Item { id: built.id, name: (*package).to_owned(), version: (*version).to_owned(), file });
+    }
+    Ok(items)
+}
+
+/// By package, which it depends on.
+pub fn needs() -> BTreeMap<&'static str, &'static str> {
+    BTreeMap::from([("middle", "base"), ("app", "middle")])
+}

@@ -1,0 +1,336 @@
+//! Lets faults come when they are due, and heals them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tribune_raft_store::model::Phase;
+
+use crate::cluster::Cluster;
+use crate::faults::{Fault, Planned, When};
+use crate::seen::Seen;
+use crate::trace::Trace;
+
+/// What is to be done at a time.
+#[derive(Debug, Clone)]
+enum Heal {
+    Start(usize),
+    Join(Vec<(usize, usize)>),
+    Hear(usize),
+    Part(usize),
+    Fast,
+}
+
+/// See the module.
+pub struct Chaos {
+    nodes: usize,
+    began: Duration,
+    waiting: Vec<Planned>,
+    /// Those whose step has come.
+    due: Vec<(Duration, Fault)>,
+    heals: Vec<(Duration, Heal)>,
+    down: BTreeSet<usize>,
+    /// Pairs that are held apart, and how often.
+    apart: BTreeMap<(usize, usize), u32>,
+    one_way: BTreeSet<usize>,
+    damaged: u32,
+    trace: Trace,
+}
+
+impl Chaos {
+    pub fn new(planned: Vec<Planned>, nodes: usize, trace: &Trace) -> Self {
+        Self {
+            nodes,
+            began: Duration::MAX,
+            waiting: planned,
+            due: Vec::new(),
+            heals: Vec::new(),
+            down: BTreeSet::new(),
+            apart: BTreeMap::new(),
+            one_way: BTreeSet::new(),
+            damaged: 0,
+            trace: trace.clone(),
+        }
+    }
+
+    /// The load begins now.
+    pub fn begin(&mut self, now: Duration) {
+        self.began = now;
+    }
+
+    /// Lets come what is due.
+    pub fn step(&mut self, cluster: &mut Cluster<'_>, seen: &Seen, met: &mut BTreeMap<(String, &'static str), u64>) {
+        let now = seen.at;
+        if now < self.began {
+            return;
+        }
+        let since = now - self.began;
+        let reached = reached(seen);
+        let mut due = Vec::new();
+        self.waiting.retain(|planned| match &planned.when {
+            When::At(at) if since >= *at => {
+                due.push((now, planned.fault.clone()));
+                false
+            }
+            When::Step { after, step, then } if since >= *after && reached.contains(step) => {
+                due.push((now + *then, planned.fault.clone()));
+                false
+            }
+            _ => true,
+        });
+        self.due.extend(due);
+        let (ripe, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.due).into_iter().partition(|(at, _)| *at <= now);
+        self.due = later;
+        for (_, fault) in ripe {
+            for state in states(seen) {
+                *met.entry((state, fault.kind())).or_default() += 1;
+            }
+            self.trace.note("fault", fault.to_string());
+            self.inflict(cluster, seen, fault, now);
+        }
+        let (ripe, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.heals).into_iter().partition(|(at, _)| *at <= now);
+        self.heals = later;
+        for (_, heal) in ripe {
+            self.mend(cluster, heal);
+        }
+    }
+
+    /// Everything is as it should be, from now on.
+    pub fn heal(&mut self, cluster: &mut Cluster<'_>) {
+        self.waiting.clear();
+        self.due.clear();
+        for (_, heal) in std::mem::take(&mut self.heals) {
+            if !matches!(heal, Heal::Part(_)) {
+                self.mend(cluster, heal);
+            }
+        }
+        for pair in std::mem::take(&mut self.apart).into_keys() {
+            cluster.sim.release(name(pair.0), name(pair.1));
+        }
+        for node in std::mem::take(&mut self.down) {
+            self.start(cluster, node);
+        }
+    }
+
+    fn master(&self, seen: &Seen) -> Option<usize> {
+        // The one with the highest term: an older one may not know yet that it is none any more.
+        let masters = seen.nodes.iter().enumerate().filter_map(|(at, node)| {
+            let leadership = node.leadership.as_ref().filter(|leadership| leadership.is_master)?;
+            Some((leadership.term, at))
+        });
+        masters.max().map(|(_, at)| at)
+    }
+
+    fn inflict(&mut self, cluster: &mut Cluster<'_>, seen: &Seen, fault: Fault, now: Duration) {
+        match fault {
+            Fault::AgentKilled { node, after } => self.kill(cluster, node, now + after),
+            Fault::PowerCut { node, after } => self.cut(cluster, node, now + after),
+            Fault::MasterKilled { after } => {
+                if let Some(master) = self.master(seen) {
+                    self.kill(cluster, master, now + after);
+                }
+            }
+            Fault::MasterPowerCut { after } => {
+                if let Some(master) = self.master(seen) {
+                    self.cut(cluster, master, now + after);
+                }
+            }
+            Fault::Partition { side, for_ } => {
+                let others: Vec<usize> = (0..self.nodes).filter(|node| !side.contains(node)).collect();
+                let pairs = side.iter().flat_map(|a| others.iter().map(move |b| (*a, *b))).collect();
+                self.part(cluster, pairs, now + for_);
+            }
+            Fault::MasterCutOff { for_ } => {
+                if let Some(master) = self.master(seen) {
+                    let pairs = (0..self.nodes).filter(|node| *node != master).map(|node| (master, node)).collect();
+                    self.part(cluster, pairs, now + for_);
+                }
+            }
+            Fault::OneWay { node, for_ } => {
+                if self.apart.is_empty() && self.one_way.insert(node) {
+                    for other in (0..self.nodes).filter(|other| *other != node) {
+                        cluster.sim.partition_oneway(name(node), name(other));
+                    }
+                    self.heals.push((now + for_, Heal::Hear(node)));
+                }
+            }
+            Fault::Flapping { node, times, each } => {
+                for time in 0..times {
+                    self.heals.push((now + each * (2 * time), Heal::Part(node)));
+                    let pairs = (0..self.nodes).filter(|other| *other != node).map(|other| (node, other)).collect();
+                    self.heals.push((now + each * (2 * time + 1), Heal::Join(pairs)));
+                }
+            }
+            Fault::Slow { most, for_ } => {
+                cluster.sim.set_max_message_latency(most);
+                self.heals.push((now + for_, Heal::Fast));
+            }
+            Fault::BitTurned { node } => {
+                // Of one node only in a run: a majority must have what is acknowledged.
+                self.damaged += 1;
+                if self.damaged == 1 {
+                    self.turn_a_bit(cluster, node);
+                }
+            }
+        }
+    }
+
+    fn kill(&mut self, cluster: &mut Cluster<'_>, node: usize, until: Duration) {
+        if !self.down.insert(node) {
+            return;
+        }
+        cluster.sim.crash(name(node));
+        forget(cluster, node);
+        self.heals.push((until, Heal::Start(node)));
+    }
+
+    fn cut(&mut self, cluster: &mut Cluster<'_>, node: usize, until: Duration) {
+        if !self.down.insert(node) {
+            return;
+        }
+        cluster.sim.crash(name(node));
+        forget(cluster, node);
+        cluster.places[node].machine.cut_power();
+        self.heals.push((until, Heal::Start(node)));
+    }
+
+    fn start(&mut self, cluster: &mut Cluster<'_>, node: usize) {
+        self.down.remove(&node);
+        self.trace.note(&name(node), "is started again");
+        cluster.sim.bounce(name(node));
+    }
+
+    fn part(&mut self, cluster: &mut Cluster<'_>, pairs: Vec<(usize, usize)>, until: Duration) {
+        // turmoil cannot hold links of which one direction is cut.
+        if !self.one_way.is_empty() {
+            return;
+        }
+        for pair in &pairs {
+            let times = self.apart.entry(ordered(*pair)).or_default();
+            *times += 1;
+            if *times == 1 {
+                cluster.sim.hold(name(pair.0), name(pair.1));
+            }
+        }
+        self.heals.push((until, Heal::Join(pairs)));
+    }
+
+    fn mend(&mut self, cluster: &mut Cluster<'_>, heal: Heal) {
+        match heal {
+            Heal::Start(node) => {
+                if self.down.contains(&node) {
+                    self.start(cluster, node);
+                }
+            }
+            Heal::Join(pairs) => {
+                for pair in pairs {
+                    let pair = ordered(pair);
+                    let Some(times) = self.apart.get_mut(&pair) else { continue };
+                    *times -= 1;
+                    if *times == 0 {
+                        self.apart.remove(&pair);
+                        cluster.sim.release(name(pair.0), name(pair.1));
+                    }
+                }
+            }
+            Heal::Hear(node) => {
+                self.one_way.remove(&node);
+                for other in (0..self.nodes).filter(|other| *other != node) {
+                    cluster.sim.repair_oneway(name(node), name(other));
+                }
+            }
+            Heal::Part(node) => {
+                if self.one_way.is_empty() {
+                    for other in (0..self.nodes).filter(|other| *other != node) {
+                        let times = self.apart.entry(ordered((node, other))).or_default();
+                        *times += 1;
+                        if *times == 1 {
+                            cluster.sim.hold(name(node), name(other));
+                        }
+                    }
+                }
+            }
+            Heal::Fast => cluster.sim.set_max_message_latency(Duration::from_millis(10)),
+        }
+    }
+
+    fn turn_a_bit(&self, cluster: &Cluster<'_>, node: usize) {
+        let mut blobs = Vec::new();
+        for store in ["packages", "local/modules"] {
+            find_blobs(&cluster.places[node].machine.folder.join(store), &mut blobs);
+        }
+        blobs.sort();
+        let Some(blob) = blobs.get(usize::from(rand::random::<u16>()) % blobs.len().max(1)) else { return };
+        let Ok(mut bytes) = fs::read(blob) else { return };
+        if let Some(byte) = bytes.first_mut() {
+            *byte ^= 1;
+        }
+        let written = fs::set_permissions(blob, fs::Permissions::from_mode(0o644)).and_then(|()| fs::write(blob, &bytes));
+        self.trace.note(&name(node), format!("a bit of {} is turned: {}", blob.display(), written.is_ok()));
+    }
+}
+
+fn find_blobs(folder: &Path, blobs: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            find_blobs(&path, blobs);
+        } else if path.file_name().is_some_and(|name| name.len() == 64) {
+            blobs.push(path);
+        }
+    }
+}
+
+fn name(node: usize) -> String {
+    format!("n{}", node + 1)
+}
+
+fn ordered((a, b): (usize, usize)) -> (usize, usize) {
+    (a.min(b), a.max(b))
+}
+
+/// A crashed node is not seen from within any more.
+fn forget(cluster: &mut Cluster<'_>, node: usize) {
+    cluster.common.lock().inside.remove(&name(node));
+    let mut inner = cluster.places[node].machine.lock();
+    inner.events = None;
+    inner.desk = None;
+}
+
+fn phase_name(phase: &Phase) -> String {
+    match phase {
+        Phase::Wave { .. } => "wave".to_owned(),
+        Phase::Ended { .. } => "ended".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// The states in which updates are now.
+fn states(seen: &Seen) -> BTreeSet<String> {
+    let mut states = BTreeSet::new();
+    for update in seen.updates().values().filter(|update| !update.phase.ended()) {
+        states.insert(phase_name(&update.phase));
+        states.extend(update.nodes.values().map(|node| node.step.to_string()));
+    }
+    states
+}
+
+/// The states to which an update, or one of its nodes, has come just now.
+fn reached(seen: &Seen) -> BTreeSet<&'static str> {
+    let mut reached = BTreeSet::new();
+    for (id, update) in seen.updates() {
+        let was = seen.was(id);
+        let mut add = |name: String| reached.extend(crate::faults::STEPS.into_iter().find(|step| *step == name));
+        if was.is_none_or(|was| was.phase != update.phase) {
+            add(phase_name(&update.phase));
+        }
+        for (name, node) in &update.nodes {
+            if was.and_then(|was| was.nodes.get(name)).is_none_or(|was| was.step != node.step) {
+                add(node.step.to_string());
+            }
+        }
+    }
+    reached
+}

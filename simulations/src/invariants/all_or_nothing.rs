@@ -1,0 +1,72 @@
+//! After healing, every target is on the new or every target is on the old, unless a user chose otherwise (DESIGN, section 5).
+
+use tribune_raft_store::model::{OnFailure, Outcome, Phase};
+
+use super::Invariant;
+use crate::history::History;
+use crate::seen::Seen;
+
+#[derive(Debug)]
+pub struct AllOrNothing;
+
+impl Invariant for AllOrNothing {
+    fn name(&self) -> &'static str {
+        "all-or-nothing"
+    }
+
+    fn sentence(&self) -> &'static str {
+        "When an update ends, all its nodes are on the new or all are on the old, unless a user chose otherwise."
+    }
+
+    fn step(&mut self, seen: &Seen) -> Result<(), String> {
+        for (id, update) in seen.updates() {
+            let Phase::Ended { outcome } = update.phase else { continue };
+            if seen.was(id).is_some_and(|was| was.phase.ended()) {
+                continue;
+            }
+            let changed = update
+                .nodes
+                .iter()
+                .filter(|(_, node)| node.changed && !node.gone && node.step < tribune_raft_store::model::Step::Regressed);
+            let on_new: Vec<&str> = changed.map(|(name, _)| name.as_str()).collect();
+            let chose = !update.decisions.is_empty() || update.request.options.on_failure != OnFailure::RegressAll;
+            match outcome {
+                Outcome::Aborted | Outcome::Rejected if !on_new.is_empty() => {
+                    return Err(format!("{id} ended as {outcome}, and {} changed", on_new.join(", ")));
+                }
+                Outcome::Regressed if !on_new.is_empty() && !chose => {
+                    return Err(format!("{id} ended as {outcome}, and {} did not go back", on_new.join(", ")));
+                }
+                Outcome::Completed => {
+                    let left = update.nodes.iter().find(|(_, node)| !node.changed && !node.gone);
+                    if let Some((name, node)) = left.filter(|_| !chose) {
+                        return Err(format!("{id} ended as {outcome}, and {name} is {} and did not change", node.step));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn at_rest(&mut self, seen: &Seen, _: &History) -> Result<(), String> {
+        let updates = seen.updates();
+        let Some((id, update)) = updates.iter().rev().find(|(_, update)| update.phase.ended()) else { return Ok(()) };
+        if update.phase != (Phase::Ended { outcome: Outcome::Completed }) || update.request.options.ephemeral {
+            return Ok(());
+        }
+        for (name, plan) in update.plan.iter().flat_map(|plan| &plan.nodes) {
+            let Some(standing) =
+                seen.nodes.iter().find(|node| node.name == name.as_str()).and_then(|node| node.standing.as_ref())
+            else {
+                continue;
+            };
+            for change in &plan.changes {
+                if standing.current.packages.get(&change.name) != change.to.as_ref() {
+                    return Err(format!("the last update, {id}, completed, and {name} has another {}", change.name));
+                }
+            }
+        }
+        Ok(())
+    }
+}

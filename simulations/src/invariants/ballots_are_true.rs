@@ -1,0 +1,50 @@
+//! A ballot in the record is what the process said (claims 5 and 6).
+
+use tribune_agent::processes::ProcessId;
+use tribune_raft_store::model::Answer;
+
+use super::Invariant;
+use crate::seen::Seen;
+
+#[derive(Debug)]
+pub struct BallotsAreTrue;
+
+impl Invariant for BallotsAreTrue {
+    fn name(&self) -> &'static str {
+        "ballots-are-true"
+    }
+
+    fn sentence(&self) -> &'static str {
+        "Whoever is written down as having accepted has said so, or says nothing at all."
+    }
+
+    fn step(&mut self, seen: &Seen) -> Result<(), String> {
+        for (id, update) in seen.updates() {
+            for (name, progress) in &update.nodes {
+                if seen.was(id).and_then(|was| was.nodes.get(name)).is_some_and(|was| was.ballots == progress.ballots) {
+                    continue;
+                }
+                let Some(node) = seen.nodes.iter().find(|node| node.name == name.as_str()) else { continue };
+                let inner = node.machine.lock();
+                for ballot in &progress.ballots {
+                    let process = ProcessId { pid: ballot.process.pid, start_time: ballot.process.start_time };
+                    let key = (process, id.to_string());
+                    let Some(told) = inner.told.get(&key) else { continue };
+                    if ballot.answer == Answer::Accept && told.proposed && told.accepted.is_none() && told.vetoed.is_none() {
+                        return Err(format!(
+                            "{} on {name} is written down as accepting {id}, and never answered",
+                            ballot.process.name
+                        ));
+                    }
+                    if ballot.answer == Answer::Accept && told.vetoed.is_some() && told.accepted.is_none() {
+                        return Err(format!(
+                            "{} on {name} is written down as accepting {id}, and vetoed it",
+                            ballot.process.name
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,35 @@
+//! The fence is (epoch, term, sequence), and only the highest acts: what a node takes for the present term never goes back while it runs.
+
+use std::collections::BTreeMap;
+
+use super::Invariant;
+use crate::seen::Seen;
+
+#[derive(Debug, Default)]
+pub struct EpochAndTermOnlyRise {
+    terms: BTreeMap<String, u64>,
+}
+
+impl Invariant for EpochAndTermOnlyRise {
+    fn name(&self) -> &'static str {
+        "term-only-rises"
+    }
+
+    fn sentence(&self) -> &'static str {
+        "The term that a node is in never goes back, also over a crash."
+    }
+
+    fn step(&mut self, seen: &Seen) -> Result<(), String> {
+        for node in &seen.nodes {
+            // A term of 0 is that of a node that has just begun and has not looked.
+            let Some(term) = node.leadership.as_ref().map(|leadership| leadership.term).filter(|term| *term > 0) else {
+                continue;
+            };
+            let last = self.terms.insert(node.name.clone(), term).unwrap_or(0);
+            if term < last {
+                return Err(format!("{} was in term {last} and is in {term}", node.name));
+            }
+        }
+        Ok(())
+    }
+}

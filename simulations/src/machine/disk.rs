@@ -1,0 +1,184 @@
+//! The disks of simulated machines: real files, of which a power cut leaves what was fsynced.
+//!
+//! One idea: this program's `fsync` is ours. It notes what a file or folder holds at that moment; a cut puts the machine's folder back to
+//! what was noted. Bytes and names are lost apart from each other, as on a real disk.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+static DISKS: Mutex<BTreeMap<PathBuf, Disk>> = Mutex::new(BTreeMap::new());
+
+/// What a name in a folder stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Entry {
+    File { inode: u64, mode: u32 },
+    Folder { inode: u64, mode: u32 },
+    Link(PathBuf),
+}
+
+type Names = BTreeMap<std::ffi::OsString, Entry>;
+
+/// What is durable of one machine's folder.
+#[derive(Debug, Default)]
+struct Disk {
+    files: BTreeMap<u64, Vec<u8>>,
+    folders: BTreeMap<u64, Names>,
+    full: bool,
+}
+
+fn disks() -> MutexGuard<'static, BTreeMap<PathBuf, Disk>> {
+    DISKS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// From now on, `folder` is the disk of a machine. All that is in it is durable.
+///
+/// # Errors
+/// It cannot be read.
+pub fn adopt(folder: &Path) -> io::Result<()> {
+    let mut disk = Disk::default();
+    disk.take(folder)?;
+    disks().insert(folder.to_owned(), disk);
+    Ok(())
+}
+
+/// The power of the machine is cut: what was not fsynced is gone.
+///
+/// # Errors
+/// The folder cannot be put back.
+pub fn cut(folder: &Path) -> io::Result<()> {
+    let mut disks = disks();
+    let Some(disk) = disks.get_mut(folder) else { return Ok(()) };
+    let root = fs::metadata(folder)?.ino();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(&path)? } else { fs::remove_file(&path)? }
+    }
+    let mut made = BTreeMap::new();
+    disk.put_back(root, folder, &mut made)?;
+    let mut again = Disk::default();
+    again.take(folder)?;
+    *disk = again;
+    Ok(())
+}
+
+/// The number of files and folders that are durable, for the trace.
+pub fn durable(folder: &Path) -> (usize, usize) {
+    disks().get(folder).map_or((0, 0), |disk| (disk.files.len(), disk.folders.len()))
+}
+
+impl Disk {
+    /// Notes all that is in a folder.
+    fn take(&mut self, folder: &Path) -> io::Result<()> {
+        self.note_folder(folder)?;
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            let metadata = fs::symlink_metadata(&path)?;
+            if metadata.is_dir() {
+                self.take(&path)?;
+            } else if metadata.is_file() {
+                self.files.insert(metadata.ino(), fs::read(&path)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn note_folder(&mut self, folder: &Path) -> io::Result<()> {
+        let mut names = Names::new();
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let metadata = match fs::symlink_metadata(entry.path()) {
+                Ok(metadata) => metadata,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            let (inode, mode) = (metadata.ino(), metadata.permissions().mode() & 0o7777);
+            let what = if metadata.is_dir() {
+                Entry::Folder { inode, mode }
+            } else if metadata.is_symlink() {
+                Entry::Link(fs::read_link(entry.path())?)
+            } else {
+                Entry::File { inode, mode }
+            };
+            names.insert(entry.file_name(), what);
+        }
+        self.folders.insert(fs::metadata(folder)?.ino(), names);
+        Ok(())
+    }
+
+    fn put_back(&self, inode: u64, at: &Path, made: &mut BTreeMap<u64, PathBuf>) -> io::Result<()> {
+        let Some(names) = self.folders.get(&inode) else { return Ok(()) };
+        for (name, entry) in names {
+            let path = at.join(name);
+            match entry {
+                Entry::Link(to) => symlink(to, &path)?,
+                Entry::Folder { inode, mode } => {
+                    fs::create_dir(&path)?;
+                    self.put_back(*inode, &path, made)?;
+                    fs::set_permissions(&path, fs::Permissions::from_mode(*mode))?;
+                }
+                Entry::File { inode, mode } => {
+                    if let Some(first) = made.get(inode) {
+                        fs::hard_link(first, &path)?;
+                        continue;
+                    }
+                    // A name without its bytes: the file is there, and empty.
+                    fs::write(&path, self.files.get(inode).map(Vec::as_slice).unwrap_or_default())?;
+                    fs::set_permissions(&path, fs::Permissions::from_mode(*mode))?;
+                    made.insert(*inode, path);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Notes what a descriptor's file or folder holds, if it is on a machine's disk.
+fn note(fd: libc::c_int) -> io::Result<()> {
+    let mut disks = disks();
+    if disks.is_empty() {
+        return Ok(());
+    }
+    let path = fs::read_link(format!("/proc/self/fd/{fd}"))?;
+    let Some((_, disk)) = disks.iter_mut().find(|(root, _)| path.starts_with(root)) else { return Ok(()) };
+    if disk.full {
+        return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+    }
+    let metadata = fs::metadata(format!("/proc/self/fd/{fd}"))?;
+    if metadata.is_dir() {
+        return disk.note_folder(&path);
+    }
+    disk.files.insert(metadata.ino(), fs::read(format!("/proc/self/fd/{fd}"))?);
+    Ok(())
+}
+
+fn answer(noted: io::Result<()>) -> libc::c_int {
+    match noted {
+        Ok(()) => 0,
+        Err(error) => {
+            // SAFETY: errno is this thread's own.
+            #[allow(unsafe_code)]
+            unsafe {
+                *libc::__errno_location() = error.raw_os_error().unwrap_or(libc::EIO);
+            }
+            -1
+        }
+    }
+}
+
+/// Takes the place of the system's.
+#[allow(unsafe_code)]
+#[unsafe(no_mangle)]
+extern "C" fn fsync(fd: libc::c_int) -> libc::c_int {
+    answer(note(fd))
+}
+
+/// Takes the place of the system's.
+#[allow(unsafe_code)]
+#[unsafe(no_mangle)]
+extern "C" fn fdatasync(fd: libc::c_int) -> libc::c_int {
+    answer(note(fd))
+}

@@ -1,0 +1,88 @@
+//! What a simulated process does, as its module's bytes say.
+//!
+//! A module is a text of lines `WORD VALUE`; what is not said is as [`Script::default`] has it. `vary` makes bytes differ that mean the same.
+
+use std::time::Duration;
+
+/// What a process answers when it is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vote {
+    Accept,
+    Veto,
+    /// It defers once, and then accepts.
+    Defer,
+    /// It never answers.
+    Silent,
+    /// It takes a while, and accepts.
+    Slow,
+    /// It crashes.
+    Crash,
+    /// It accepts, and vetoes when it should come to a safe point.
+    LateVeto,
+    /// Any of these, by chance.
+    Moody,
+}
+
+/// When it is ready to hand over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ready {
+    AtOnce,
+    Late,
+    Never,
+}
+
+/// How it does once it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    Well,
+    /// It says after a while that it is not well.
+    Unhealthy,
+    /// It crashes soon after every start.
+    CrashLoop,
+    /// It crashes now and then.
+    Frail,
+}
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Script {
+    pub vote: Vote,
+    pub ready: Ready,
+    pub health: Health,
+    /// Whether it speaks the process socket.
+    pub speaks: bool,
+    /// How long it takes to stop.
+    pub stop: Duration,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        Self { vote: Vote::Accept, ready: Ready::AtOnce, health: Health::Well, speaks: true, stop: Duration::from_millis(30) }
+    }
+}
+
+impl Script {
+    /// The script in a module's bytes; one that is not a script runs and says nothing.
+    pub fn parse(bytes: &[u8]) -> Self {
+        let mut script = Self::default();
+        for line in String::from_utf8_lossy(bytes).lines() {
+            match line.split_once(' ') {
+                Some(("vote", "veto")) => script.vote = Vote::Veto,
+                Some(("vote", "defer")) => script.vote = Vote::Defer,
+                Some(("vote", "silent")) => script.vote = Vote::Silent,
+                Some(("vote", "slow")) => script.vote = Vote::Slow,
+                Some(("vote", "crash")) => script.vote = Vote::Crash,
+                Some(("vote", "late-veto")) => script.vote = Vote::LateVeto,
+                Some(("vote", "moody")) => script.vote = Vote::Moody,
+                Some(("ready", "late")) => script.ready = Ready::Late,
+                Some(("ready", "never")) => script.ready = Ready::Never,
+                Some(("health", "unhealthy")) => script.health = Health::Unhealthy,
+                Some(("health", "crash-loop")) => script.health = Health::CrashLoop,
+                Some(("health", "frail")) => script.health = Health::Frail,
+                Some(("speaks", "no")) => script.speaks = false,
+                _ => {}
+            }
+        }
+        script
+    }
+}

@@ -1,0 +1,362 @@
+//! One run: a seed makes a cluster, its users and its faults; everything that must hold is looked at after each step.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{RngExt, SeedableRng};
+use tribune_node::raft::RaftSettings;
+use tribune_raft_store::model::{NodeName, PackageId, Phase, UpdateId, VoterPreference};
+
+use crate::catalogue::{self, Item};
+use crate::chaos::Chaos;
+use crate::cluster::Cluster;
+use crate::faults::{self, Planned};
+use crate::history::History;
+use crate::invariants::{self, Invariant};
+use crate::seen::Seen;
+use crate::trace::{Event, Trace};
+use crate::users::{Stage, Users};
+
+/// One step of virtual time.
+const TICK: Duration = Duration::from_millis(5);
+/// How long a cluster may take to come up.
+const UP_WITHIN: Duration = Duration::from_secs(240);
+/// How long the users want things, and things go wrong.
+const LOAD: Duration = Duration::from_secs(60);
+/// Within this, once faults have stopped, every update that does not wait for a user ends, and a fresh one completes.
+pub const QUIET_WITHIN: Duration = Duration::from_secs(240);
+
+/// What a run is made of.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub seed: u64,
+    pub nodes: usize,
+    pub users: usize,
+    pub faults: Vec<Planned>,
+}
+
+/// What a run came to.
+#[derive(Debug)]
+pub struct Outcome {
+    pub plan: Plan,
+    pub hash: blake3::Hash,
+    pub violation: Option<Violation>,
+    pub events: Vec<Event>,
+    pub virtual_time: Duration,
+    pub updates: usize,
+    /// How often each fault met each step.
+    pub met: BTreeMap<(String, &'static str), u64>,
+}
+
+/// Something that does not hold.
+#[derive(Debug, Clone)]
+pub struct Violation {
+    pub invariant: &'static str,
+    pub sentence: &'static str,
+    pub what: String,
+    pub at: Duration,
+}
+
+impl Plan {
+    /// The run of a seed.
+    pub fn of(seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let nodes = *[3, 3, 4, 5, 5, 7].choose(&mut rng).unwrap_or(&3);
+        let users = rng.random_range(1..=3);
+        let faults = faults::draw(&mut rng, nodes, LOAD);
+        Self { seed, nodes, users, faults }
+    }
+}
+
+fn node_names(count: usize) -> Vec<String> {
+    (1..=count).map(|at| format!("n{at}")).collect()
+}
+
+/// What all nodes have at first.
+fn first_software(items: &[Item], nodes: &[String]) -> BTreeMap<NodeName, BTreeSet<PackageId>> {
+    let first: BTreeSet<PackageId> = items.iter().filter(|item| item.version == "1.0.0").map(|item| item.id).collect();
+    nodes.iter().filter_map(|node| Some((node.parse().ok()?, first.clone()))).collect()
+}
+
+/// A run under way.
+struct Run<'a> {
+    cluster: Cluster<'a>,
+    chaos: Chaos,
+    invariants: Vec<Box<dyn Invariant>>,
+    seen: Option<Seen>,
+    stage: Stage,
+    history: History,
+    trace: Trace,
+    met: BTreeMap<(String, &'static str), u64>,
+}
+
+/// Plays a run.
+///
+/// # Errors
+/// It could not be set up at all, which says nothing about the cluster.
+pub fn play(plan: Plan) -> Result<Outcome> {
+    // What the program draws from now on follows from the seed.
+    mad_turmoil::rand::set_rng(StdRng::seed_from_u64(plan.seed));
+    tribune_p2p::blocking::stay_in_place();
+    let folder = Folder::new(plan.seed)?;
+    let items = Arc::new(catalogue::build(&folder.0.join("packages"))?);
+    let mut builder = turmoil::Builder::new();
+    builder
+        .rng_seed(plan.seed)
+        .tick_duration(TICK)
+        .simulation_duration(Duration::from_secs(36_000))
+        .min_message_latency(Duration::from_millis(1))
+        .max_message_latency(Duration::from_millis(10))
+        .tcp_capacity(4096)
+        .enable_random_order();
+    let sim = builder.build();
+    let _clocks = mad_turmoil::time::SimClocksGuard::init();
+    let trace = Trace::default();
+    let mut rng = StdRng::seed_from_u64(plan.seed ^ 0x7472_6962);
+    let preferences: Vec<VoterPreference> = (0..plan.nodes)
+        .map(|at| if at > 2 && rng.random_bool(0.4) { VoterPreference::Never } else { VoterPreference::May })
+        .collect();
+    // Some clusters make snapshots often, so that who lags gets one.
+    let raft = match rng.random_bool(0.5) {
+        true => RaftSettings { snapshot_every: 40, keep_entries: 10, ..RaftSettings::default() },
+        false => RaftSettings::default(),
+    };
+    let mut cluster = Cluster::new(sim, &folder.0, &preferences, &raft, &trace);
+    let nodes = node_names(plan.nodes);
+    let (stage, history) = (Stage::default(), History::default());
+    let users = Users {
+        folder: folder.0.clone(),
+        common: cluster.common.clone(),
+        items: items.clone(),
+        nodes: nodes.clone(),
+        stage: stage.clone(),
+        history: history.clone(),
+        trace: trace.clone(),
+    };
+    let first = first_software(&items, &nodes);
+    let admin = users.clone();
+    cluster.sim.client("ada", async move { Ok(admin.set_up(first).await?) });
+    for user in 1..=plan.users {
+        let users = users.clone();
+        cluster.sim.client(format!("user{user}"), async move { Ok(users.live(user).await?) });
+    }
+    let chaos = Chaos::new(plan.faults.clone(), plan.nodes, &trace);
+    let mut run = Run {
+        cluster,
+        chaos,
+        invariants: invariants::all(),
+        seen: None,
+        stage,
+        history,
+        trace: trace.clone(),
+        met: BTreeMap::new(),
+    };
+    let violation = run.whole(&users, &items)?;
+    Ok(Outcome {
+        hash: trace.hash(),
+        violation,
+        events: trace.events(),
+        virtual_time: run.cluster.sim.elapsed(),
+        updates: run.seen.as_ref().map_or(0, |seen| seen.updates().len()),
+        met: run.met,
+        plan,
+    })
+}
+
+impl Run<'_> {
+    fn whole(&mut self, users: &Users, items: &[Item]) -> Result<Option<Violation>> {
+        let up = self.until(UP_WITHIN, |run| run.stage.get() == Stage::LOAD)?;
+        if let Reached::Violation(violation) = up {
+            return Ok(Some(violation));
+        }
+        if let Reached::Not = up {
+            return Ok(Some(self.liveness("the cluster did not come up")));
+        }
+        let began = self.cluster.sim.elapsed();
+        self.trace.note("run", "the load begins");
+        self.chaos.begin(began);
+        if let Reached::Violation(violation) = self.until(LOAD, |_| false)? {
+            return Ok(Some(violation));
+        }
+        self.trace.note("run", "all is healed");
+        self.chaos.heal(&mut self.cluster);
+        self.stage.set(Stage::QUIET);
+        match self.until(QUIET_WITHIN, Run::is_at_rest)? {
+            Reached::Violation(violation) => return Ok(Some(violation)),
+            Reached::Not => {
+                let open = self.open_updates();
+                return Ok(Some(self.liveness(&format!("{QUIET_WITHIN:?} after all was healed, these go on: {open}"))));
+            }
+            Reached::Yes => {}
+        }
+        self.stage.set(Stage::OVER);
+        let fresh: Arc<Mutex<Option<UpdateId>>> = Arc::default();
+        let (users, to) = (users.clone(), fresh.clone());
+        let nodes = users.nodes.clone();
+        let wanted: BTreeSet<PackageId> =
+            items.iter().filter(|item| item.name == "alone" && item.version == "1.1.0").map(|item| item.id).collect();
+        let targets = nodes.iter().filter_map(|node| Some((node.parse().ok()?, wanted.clone()))).collect();
+        self.cluster.sim.client("late", async move { Ok(users.fresh(targets, to).await?) });
+        let ended = |run: &Run<'_>| {
+            let id = fresh.lock().ok().and_then(|fresh| *fresh);
+            id.is_some_and(|id| run.phase_of(id).is_some_and(|phase| phase.ended() || phase.waits_for_user()))
+        };
+        match self.until(QUIET_WITHIN, ended)? {
+            Reached::Violation(violation) => return Ok(Some(violation)),
+            Reached::Not => return Ok(Some(self.liveness("a fresh update did not come to its end"))),
+            Reached::Yes => {}
+        }
+        // Outcomes are told after the end is in the record.
+        if let Reached::Violation(violation) = self.until(Duration::from_secs(15), |_| false)? {
+            return Ok(Some(violation));
+        }
+        Ok(self.look_at_rest())
+    }
+
+    fn phase_of(&self, id: UpdateId) -> Option<Phase> {
+        self.seen.as_ref()?.updates().get(&id).map(|update| update.phase.clone())
+    }
+
+    fn open_updates(&self) -> String {
+        let Some(seen) = &self.seen else { return "nothing was seen".into() };
+        let mut open = Vec::new();
+        for (id, update) in seen.updates() {
+            if !update.phase.ended() {
+                let steps: Vec<String> = update.nodes.iter().map(|(name, node)| format!("{name} {}", node.step)).collect();
+                open.push(format!("{id} {} ({})", update.phase, steps.join(", ")));
+            }
+        }
+        let down: Vec<String> =
+            self.cluster.common.lock().down.iter().map(|(name, why)| format!("{name} is down: {why}")).collect();
+        [open, down].concat().join("; ")
+    }
+
+    /// Whether nothing is under way, and every node runs.
+    fn is_at_rest(&self) -> bool {
+        let Some(seen) = &self.seen else { return false };
+        let master = seen.nodes.iter().any(|node| node.leadership.as_ref().is_some_and(|leadership| leadership.is_master));
+        let all_run = seen.nodes.iter().all(|node| node.standing.is_some());
+        let over = seen.updates().values().all(|update| update.phase.ended());
+        master && all_run && over
+    }
+
+    fn liveness(&self, what: &str) -> Violation {
+        Violation {
+            invariant: "liveness",
+            sentence: "Once faults have stopped, every update that does not wait for a user ends, and a fresh one completes.",
+            what: what.to_owned(),
+            at: self.cluster.sim.elapsed(),
+        }
+    }
+
+    /// Steps until something is so, or the time is up.
+    fn until(&mut self, within: Duration, so: impl Fn(&Self) -> bool) -> Result<Reached> {
+        let end = self.cluster.sim.elapsed() + within;
+        while self.cluster.sim.elapsed() < end {
+            if let Some(violation) = self.step()? {
+                return Ok(Reached::Violation(violation));
+            }
+            if so(self) {
+                return Ok(Reached::Yes);
+            }
+        }
+        Ok(Reached::Not)
+    }
+
+    fn step(&mut self) -> Result<Option<Violation>> {
+        self.cluster.sim.step().map_err(|error| anyhow::anyhow!("{error}")).context("a user or machine failed")?;
+        self.trace.at(self.cluster.sim.elapsed());
+        let seen = Seen::look(&self.cluster, self.seen.as_ref());
+        self.note_moves(&seen);
+        self.chaos.step(&mut self.cluster, &seen, &mut self.met);
+        let mut violation = None;
+        for invariant in &mut self.invariants {
+            if let Err(what) = invariant.step(&seen) {
+                violation = Some(Violation { invariant: invariant.name(), sentence: invariant.sentence(), what, at: seen.at });
+                break;
+            }
+        }
+        self.seen = Some(seen);
+        Ok(violation)
+    }
+
+    fn look_at_rest(&mut self) -> Option<Violation> {
+        let seen = self.seen.as_ref()?;
+        for invariant in &mut self.invariants {
+            if let Err(what) = invariant.at_rest(seen, &self.history) {
+                return Some(Violation { invariant: invariant.name(), sentence: invariant.sentence(), what, at: seen.at });
+            }
+        }
+        None
+    }
+
+    /// Writes down what moved in the record, and who is master.
+    fn note_moves(&self, seen: &Seen) {
+        let same = match (&seen.truth, &seen.before) {
+            (Some(now), Some(before)) => Arc::ptr_eq(now, before),
+            (None, None) => true,
+            _ => false,
+        };
+        for node in &seen.nodes {
+            let is = node.leadership.as_ref().is_some_and(|leadership| leadership.is_master);
+            let last = self.seen.as_ref().and_then(|seen| seen.nodes.iter().find(|other| other.name == node.name));
+            let was = last.and_then(|last| last.leadership.as_ref()).is_some_and(|leadership| leadership.is_master);
+            if is != was {
+                self.trace.note(&node.name, if is { "is the master" } else { "is not the master any more" });
+            }
+        }
+        if same {
+            return;
+        }
+        for (id, update) in seen.updates() {
+            let was = seen.was(id);
+            if was.is_none_or(|was| was.phase != update.phase) {
+                let why = update.reason.as_deref().map(|why| format!(" ({why})")).unwrap_or_default();
+                self.trace.note("record", format!("{id} is {}{why}", update.phase));
+            }
+            for (name, node) in &update.nodes {
+                if was.and_then(|was| was.nodes.get(name)).is_none_or(|was| was.step != node.step) {
+                    self.trace.note("record", format!("{id} on {name}: {}", node.step));
+                }
+            }
+        }
+    }
+}
+
+/// Whether something was reached.
+enum Reached {
+    Yes,
+    Not,
+    Violation(Violation),
+}
+
+/// The folder of a run, in memory where that can be; removed with it.
+struct Folder(PathBuf, #[expect(dead_code, reason = "held until the run is over")] std::fs::File);
+
+impl Folder {
+    fn new(seed: u64) -> Result<Self> {
+        let base = if PathBuf::from("/dev/shm").is_dir() { PathBuf::from("/dev/shm") } else { std::env::temp_dir() };
+        // The same path for the same seed in every run: paths are in what processes are started with.
+        let path = base.join(format!("tribune-simulation-{seed}"));
+        // Another run of this seed is waited for.
+        let lock = std::fs::File::create(base.join(format!("tribune-simulation-{seed}.lock")))?;
+        lock.lock()?;
+        match std::fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        std::fs::create_dir_all(&path)?;
+        Ok(Self(path, lock))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

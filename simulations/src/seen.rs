@@ -1,0 +1,93 @@
+//! A cluster as it is at one moment, seen from outside of time: every node's record, agent and machine.
+//!
+//! One idea: what is committed is what the node that is furthest has applied; a node that crashes takes nothing of that back, so the furthest
+//! record that was ever seen is kept.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tribune_agent::agent::Standing;
+use tribune_node::node::Inside;
+use tribune_node::raft::Leadership;
+use tribune_raft_store::machine::Applied;
+use tribune_raft_store::model::{Signature, Update, UpdateId};
+use tribune_raft_store::raft_types::Record;
+
+use crate::cluster::Cluster;
+use crate::machine::Machine;
+
+/// A record as one node has applied it.
+pub type State = Arc<Applied<Record>>;
+
+/// The log index that a record is at.
+pub fn index(state: &State) -> u64 {
+    state.last_applied.map_or(0, |last| last.index)
+}
+
+/// One node.
+#[derive(Debug, Clone)]
+pub struct SeenNode {
+    pub name: String,
+    pub machine: Machine,
+    /// What its record is, while it runs and is in Raft.
+    pub state: Option<State>,
+    pub leadership: Option<Leadership>,
+    /// What its agent says, while it runs.
+    pub standing: Option<Standing>,
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub at: Duration,
+    pub nodes: Vec<SeenNode>,
+    /// The furthest record that was ever seen.
+    pub truth: Option<State>,
+    /// The one before it.
+    pub before: Option<State>,
+}
+
+impl Seen {
+    /// Looks at a cluster.
+    pub fn look(cluster: &Cluster<'_>, last: Option<&Seen>) -> Self {
+        let shared = cluster.common.lock();
+        let mut nodes = Vec::new();
+        for place in &cluster.places {
+            let inside: Option<&Inside> = shared.inside.get(&place.name);
+            let raft = inside.and_then(Inside::raft);
+            nodes.push(SeenNode {
+                name: place.name.clone(),
+                machine: place.machine.clone(),
+                state: raft.as_ref().map(|raft| raft.applied().borrow().clone()),
+                leadership: raft.as_ref().map(|raft| raft.leadership().borrow().clone()),
+                standing: inside.map(|inside| inside.agent().standing().borrow().clone()),
+            });
+        }
+        let known = last.and_then(|last| last.truth.clone());
+        let furthest = nodes.iter().filter_map(|node| node.state.clone()).max_by_key(index);
+        let truth = match (known.clone(), furthest) {
+            (Some(known), Some(furthest)) if index(&furthest) > index(&known) => Some(furthest),
+            (None, furthest) => furthest,
+            (known, _) => known,
+        };
+        Self { at: cluster.sim.elapsed(), nodes, truth, before: known }
+    }
+
+    /// The updates of the record, newest last.
+    pub fn updates(&self) -> BTreeMap<UpdateId, &Update> {
+        self.truth.iter().flat_map(|truth| truth.state.updates().iter()).map(|(id, update)| (*id, update)).collect()
+    }
+
+    /// Whether a node has a module in its package store, on disk.
+    pub fn holds(&self, node: &str, signature: &Signature) -> bool {
+        let hex = signature.to_string();
+        let node = self.nodes.iter().find(|other| other.name == node);
+        node.is_some_and(|node| node.machine.folder.join("packages").join(&hex[..2]).join(&hex).exists())
+    }
+
+    /// What an update was when it was last looked at.
+    pub fn was(&self, update: UpdateId) -> Option<&Update> {
+        self.before.as_ref()?.state.updates().get(&update)
+    }
+}

@@ -1,0 +1,165 @@
+//! Many runs: a process for each seed, some at a time, and what they came to together.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::ops::Range;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use tribune_planted::Bug;
+
+use crate::faults::Fault;
+use crate::run::{Outcome, Plan};
+
+/// What a run came to, as one line of JSON.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Line {
+    pub seed: u64,
+    pub hash: String,
+    /// The invariant, and what is wrong.
+    pub violation: Option<(String, String)>,
+    pub virtual_seconds: f64,
+    pub updates: usize,
+    /// By state and fault: how often they met.
+    pub met: Vec<(String, String, u64)>,
+}
+
+impl From<&Outcome> for Line {
+    fn from(outcome: &Outcome) -> Self {
+        Self {
+            seed: outcome.plan.seed,
+            hash: outcome.hash.to_string(),
+            violation: outcome.violation.as_ref().map(|violation| (violation.invariant.to_owned(), violation.what.clone())),
+            virtual_seconds: outcome.virtual_time.as_secs_f64(),
+            updates: outcome.updates,
+            met: outcome.met.iter().map(|((state, fault), count)| (state.clone(), (*fault).to_owned(), *count)).collect(),
+        }
+    }
+}
+
+/// Runs seeds, each in a process of its own.
+///
+/// # Errors
+/// A run could not be started.
+pub fn sweep(seeds: Range<u64>, jobs: u64, plant: Option<Bug>, mut each: impl FnMut(&Line) + Send) -> Result<Vec<Line>> {
+    let stop = AtomicBool::new(false);
+    let next = AtomicU64::new(seeds.start);
+    let lines = Mutex::new(Vec::new());
+    let each = Mutex::new(&mut each);
+    let program = std::env::current_exe().context("finding this program")?;
+    std::thread::scope(|scope| {
+        let mut workers = Vec::new();
+        for _ in 0..jobs.max(1) {
+            workers.push(scope.spawn(|| -> Result<()> {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end || stop.load(Ordering::Relaxed) {
+                        return Ok(());
+                    }
+                    let line = one(&program, seed, &[], plant)?;
+                    // With a bug planted the first that finds it is enough.
+                    stop.fetch_or(plant.is_some() && line.violation.is_some(), Ordering::Relaxed);
+                    if let (Ok(mut each), Ok(mut lines)) = (each.lock(), lines.lock()) {
+                        each(&line);
+                        lines.push(line);
+                    }
+                }
+            }));
+        }
+        for worker in workers {
+            worker.join().map_err(|_| anyhow::anyhow!("a worker panicked"))??;
+        }
+        Ok::<_, anyhow::Error>(())
+    })?;
+    let mut lines = lines.into_inner().unwrap_or_default();
+    lines.sort_by_key(|line| line.seed);
+    Ok(lines)
+}
+
+/// Runs one seed in a process of its own.
+///
+/// # Errors
+/// It could not be started.
+pub fn one(program: &std::path::Path, seed: u64, without: &[usize], plant: Option<Bug>) -> Result<Line> {
+    let mut command = Command::new(program);
+    command.args(["run", "--seed", &seed.to_string(), "--json"]);
+    if !without.is_empty() {
+        command.args(["--without", &without.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")]);
+    }
+    if let Some(bug) = plant {
+        command.args(["--plant", bug.name()]);
+    }
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().context("starting a run")?;
+    let output = child.stdout.take().context("a run without output")?;
+    let last = BufReader::new(output).lines().map_while(Result::ok).last();
+    let status = child.wait()?;
+    let parsed = last.and_then(|line| serde_json::from_str::<Line>(&line).ok());
+    Ok(parsed.unwrap_or_else(|| Line {
+        seed,
+        hash: String::new(),
+        violation: Some(("crash".into(), format!("the run ended with {status} and said nothing"))),
+        virtual_seconds: 0.0,
+        updates: 0,
+        met: Vec::new(),
+    }))
+}
+
+/// Plays seeds with a bug planted until one finds it: by which invariant, and which seed.
+///
+/// # Errors
+/// A run could not be started.
+pub fn hunt(bug: Bug, seeds: u64, jobs: u64) -> Result<Option<(String, String)>> {
+    let lines = sweep(1..seeds + 1, jobs, Some(bug), |_| {})?;
+    let found = lines.into_iter().find_map(|line| line.violation.map(|(invariant, _)| (invariant, line.seed.to_string())));
+    Ok(found)
+}
+
+/// A run with fewer faults.
+#[derive(Debug)]
+pub struct Smaller {
+    pub faults: Vec<String>,
+    /// The places of the faults that are left out.
+    pub without: Vec<usize>,
+}
+
+/// Leaves out one fault after the other, for as long as the same invariant is violated.
+///
+/// # Errors
+/// The seed violates nothing, or a run could not be started.
+pub fn shrink(seed: u64, plant: Option<Bug>) -> Result<Smaller> {
+    let program = std::env::current_exe().context("finding this program")?;
+    let whole = one(&program, seed, &[], plant)?;
+    let Some((invariant, _)) = whole.violation else { bail!("seed {seed} violates nothing") };
+    let planned = Plan::of(seed).faults;
+    let mut without: Vec<usize> = Vec::new();
+    for at in 0..planned.len() {
+        let mut tried = without.clone();
+        tried.push(at);
+        let line = one(&program, seed, &tried, plant)?;
+        if line.violation.is_some_and(|(again, _)| again == invariant) {
+            without = tried;
+        }
+    }
+    let kept = planned.iter().enumerate().filter(|(at, _)| !without.contains(at));
+    Ok(Smaller { faults: kept.map(|(_, fault)| fault.to_string()).collect(), without })
+}
+
+/// The table of which states met which faults, and how often.
+pub fn table(lines: &[Line]) -> String {
+    let mut met: BTreeMap<&str, BTreeMap<&str, u64>> = BTreeMap::new();
+    for line in lines {
+        for (state, fault, count) in &line.met {
+            *met.entry(state).or_default().entry(fault).or_default() += count;
+        }
+    }
+    let mut table = format!("| state | {} |\n| --- |{}\n", Fault::KINDS.join(" | "), " --- |".repeat(Fault::KINDS.len()));
+    for (state, faults) in met {
+        let counts: Vec<String> = Fault::KINDS.iter().map(|kind| faults.get(kind).copied().unwrap_or(0).to_string()).collect();
+        table.push_str(&format!("| {state} | {} |\n", counts.join(" | ")));
+    }
+    table
+}

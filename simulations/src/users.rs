@@ -1,0 +1,368 @@
+//! The people of a simulated cluster: one who brings it up, and some who want things of it.
+//!
+//! One idea: each speaks to whichever node comes up, over the network and with a key, by the same client as the command line, and writes
+//! down what it saw.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use rand::seq::IndexedRandom;
+use tokio::time::sleep;
+use tribune_messages::api::{ApiError, ApiRequest, ApiResponse, Query};
+use tribune_node::client::{Client, ClientError, Peer, new_token};
+use tribune_node::world::Carrier;
+use tribune_p2p::Identity;
+use tribune_raft_store::command::{Accepted, UserCommand};
+use tribune_raft_store::model::{
+    Decision, NodeName, OnFailure, PackageId, Phase, RolloutStrategy, Signature, Span, Targets, UpdateId, UpdateKind,
+    UpdateOptions, UpdateRequest,
+};
+
+use crate::catalogue::Item;
+use crate::cluster::Common;
+use crate::history::{Call, History, Saw};
+use crate::machine::now;
+use crate::machine::wire::TurmoilWire;
+use crate::trace::Trace;
+
+/// How long a user waits for an answer.
+const WITHIN: Duration = Duration::from_secs(8);
+/// How long the one who brings the cluster up waits.
+const PATIENT: Duration = Duration::from_secs(60);
+/// How often somebody looks again.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// How far a run is.
+#[derive(Debug, Clone, Default)]
+pub struct Stage(Arc<AtomicU8>);
+
+impl Stage {
+    pub const SETUP: u8 = 0;
+    pub const LOAD: u8 = 1;
+    pub const QUIET: u8 = 2;
+    pub const OVER: u8 = 3;
+
+    pub fn get(&self) -> u8 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub fn set(&self, stage: u8) {
+        self.0.store(stage, Ordering::Relaxed);
+    }
+}
+
+/// What all users know.
+#[derive(Debug, Clone)]
+pub struct Users {
+    pub folder: PathBuf,
+    pub common: Common,
+    pub items: Arc<Vec<Item>>,
+    pub nodes: Vec<String>,
+    pub stage: Stage,
+    pub history: History,
+    pub trace: Trace,
+}
+
+fn carrier() -> Carrier {
+    Carrier::Wire(Arc::new(TurmoilWire))
+}
+
+fn key(folder: &Path) -> Result<Identity> {
+    Ok(Identity::load(&folder.join("ada.key"))?)
+}
+
+fn names(nodes: &[String]) -> Vec<NodeName> {
+    nodes.iter().filter_map(|name| name.parse().ok()).collect()
+}
+
+impl Users {
+    /// A client of all nodes that are known, beginning with one by chance.
+    async fn client(&self) -> Result<Client> {
+        let mut peers: Vec<Peer> = Vec::new();
+        for peer in self.common.lock().peers.values() {
+            peers.push(peer.parse()?);
+        }
+        if peers.is_empty() {
+            bail!("there is no node yet");
+        }
+        let first = rand::random_range(0..peers.len());
+        peers.rotate_left(first);
+        Ok(Client::over(&carrier(), key(&self.folder)?, peers).await?)
+    }
+
+    /// Brings the cluster up: tokens, members, packages, and what the nodes have at first.
+    ///
+    /// # Errors
+    /// It did not come up.
+    pub async fn set_up(self, first: BTreeMap<NodeName, BTreeSet<PackageId>>) -> Result<()> {
+        while self.common.lock().first.is_none() {
+            sleep(LOOK).await;
+        }
+        let mut client = self.client().await?;
+        while client.who(WITHIN).await.is_err() {
+            sleep(LOOK).await;
+        }
+        let away_after = Some(Span::from_secs(15));
+        client.order(UserCommand::SetSettings { away_after, voters: None, standbys: None }, PATIENT).await?;
+        for node in self.nodes.iter().skip(1) {
+            let token = new_token();
+            let hash = Signature::of(token.as_bytes());
+            let command = UserCommand::CreateToken { hash, valid: Span::from_secs(3600), node: node.parse().ok() };
+            client.order(command, PATIENT).await?;
+            self.common.lock().tokens.insert(node.clone(), token);
+        }
+        loop {
+            if let Ok(ApiResponse::Nodes(nodes)) = client.ask(&ApiRequest::Query(Query::Nodes), PATIENT).await
+                && nodes.len() == self.nodes.len()
+                && nodes.iter().all(|node| node.connected)
+            {
+                break;
+            }
+            sleep(LOOK).await;
+        }
+        for item in self.items.iter() {
+            client.upload(&item.file, PATIENT, |_| {}).await?;
+            client.order(UserCommand::Publish { packages: BTreeSet::from([item.id]) }, PATIENT).await?;
+        }
+        let request = UpdateRequest {
+            kind: UpdateKind::Install,
+            targets: Targets { nodes: first, classes: BTreeMap::new() },
+            options: UpdateOptions { strategy: RolloutStrategy::Together, ..UpdateOptions::default() },
+        };
+        let Accepted::Update { update } = client.order(UserCommand::Submit { request }, PATIENT).await? else {
+            bail!("a submission was answered with something else")
+        };
+        loop {
+            let phase = phase_of(&mut client, update).await?;
+            if phase.ended() {
+                self.trace.note("ada", format!("the cluster is up: {phase}"));
+                self.stage.set(Stage::LOAD);
+                return Ok(());
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Wants things, until the load ends; then only decides what waits for somebody.
+    ///
+    /// # Errors
+    /// Nobody can be spoken to with this key.
+    pub async fn live(self, user: usize) -> Result<()> {
+        while self.stage.get() == Stage::SETUP {
+            sleep(LOOK).await;
+        }
+        let mut client = None;
+        while self.stage.get() < Stage::OVER {
+            sleep(Duration::from_millis(rand::random_range(100..3_000))).await;
+            if client.is_none() || rand::random_bool(0.2) {
+                client = self.client().await.ok();
+            }
+            let Some(client) = &mut client else { continue };
+            self.act(user, client).await;
+        }
+        Ok(())
+    }
+
+    async fn act(&self, user: usize, client: &mut Client) {
+        let known = self.known_updates(user, client).await;
+        let loaded = self.stage.get() == Stage::LOAD;
+        let choice = rand::random_range(0..10);
+        if loaded && choice < 5 {
+            let request = self.request();
+            self.order(user, client, UserCommand::Submit { request }).await;
+            return;
+        }
+        if !loaded {
+            return self.clear_up(user, client, known).await;
+        }
+        let Some((update, phase, seen)) = known.choose(&mut rand::rng()).cloned() else { return };
+        let command = match (&phase, choice) {
+            (Phase::Vetoed, 0..4) => Some(decide(update, seen, Decision::Force { why: "it must be".into() })),
+            (Phase::Vetoed, 4..6) => Some(decide(update, seen, Decision::AskAgain)),
+            (Phase::Vetoed, 6..8) => Some(decide(update, seen, Decision::Only { nodes: self.some_nodes() })),
+            (Phase::Vetoed | Phase::Held { .. }, 8..) => Some(decide(update, seen, Decision::Abort)),
+            (Phase::Held { .. }, 4..8) => Some(decide(update, seen, Decision::Force { why: "go on".into() })),
+            (Phase::Held { .. }, _) => Some(decide(update, seen, Decision::AskAgain)),
+            (Phase::Unpersisted, 0..5) => Some(UserCommand::Persist { update }),
+            (Phase::Unpersisted, _) => Some(UserCommand::Cancel { update }),
+            (Phase::Paused { .. }, _) => Some(UserCommand::Resume { update }),
+            (Phase::Ended { .. }, _) => None,
+            (Phase::Wave { .. }, 5..7) if loaded => Some(UserCommand::Pause { update }),
+            (_, 9) if loaded => Some(UserCommand::Cancel { update }),
+            _ => None,
+        };
+        match command {
+            Some(command) => self.order(user, client, command).await,
+            None => self.read(user, client, update).await,
+        }
+    }
+
+    /// Decides the oldest update that waits for somebody, so that those behind it can go on.
+    async fn clear_up(&self, user: usize, client: &mut Client, known: Vec<(UpdateId, Phase, u64)>) {
+        let waits = |phase: &Phase| phase.waits_for_user() || *phase == Phase::Unpersisted;
+        let Some((update, phase, seen)) = known.into_iter().filter(|(_, phase, _)| waits(phase)).min_by_key(|(id, ..)| *id)
+        else {
+            return;
+        };
+        let command = match phase {
+            Phase::Paused { .. } => UserCommand::Resume { update },
+            Phase::Unpersisted if rand::random_bool(0.5) => UserCommand::Persist { update },
+            Phase::Unpersisted => UserCommand::Cancel { update },
+            _ => decide(update, seen, Decision::Abort),
+        };
+        self.order(user, client, command).await;
+    }
+
+    fn some_nodes(&self) -> BTreeSet<NodeName> {
+        let all = names(&self.nodes);
+        let count = rand::random_range(1..=all.len());
+        all.sample(&mut rand::rng(), count).cloned().collect()
+    }
+
+    /// What somebody wants: some packages on some nodes.
+    fn request(&self) -> UpdateRequest {
+        let mut rng = rand::rng();
+        let kind = if rand::random_bool(0.2) { UpdateKind::Regress } else { UpdateKind::Install };
+        let mut packages: BTreeMap<&str, PackageId> = BTreeMap::new();
+        if kind == UpdateKind::Install {
+            for _ in 0..rand::random_range(1..=3) {
+                if let Some(item) = self.items.choose(&mut rng) {
+                    packages.insert(&item.name, item.id);
+                }
+            }
+        }
+        let packages: BTreeSet<PackageId> = packages.into_values().collect();
+        let nodes = self.some_nodes().into_iter().map(|node| (node, packages.clone())).collect();
+        let options = UpdateOptions {
+            strategy: if rand::random_bool(0.5) { RolloutStrategy::Together } else { RolloutStrategy::Rolling },
+            on_failure: *[OnFailure::RegressAll, OnFailure::RegressAll, OnFailure::RegressNode, OnFailure::Hold]
+                .choose(&mut rng)
+                .unwrap_or(&OnFailure::RegressAll),
+            skip_away: rand::random_bool(0.3),
+            again: rand::random_bool(0.7),
+            ephemeral: kind == UpdateKind::Install && rand::random_bool(0.2),
+            max_defer: Span::from_secs(20),
+            force: (kind == UpdateKind::Regress && rand::random_bool(0.3)).then(|| "back".to_owned()),
+            ..UpdateOptions::default()
+        };
+        UpdateRequest { kind, targets: Targets { nodes, classes: BTreeMap::new() }, options }
+    }
+
+    async fn order(&self, user: usize, client: &mut Client, command: UserCommand) {
+        let place = format!("user{user}");
+        let said = describe(&command);
+        self.trace.note(&place, format!("asks: {said}"));
+        let called = now();
+        let result = client.order(command, WITHIN).await;
+        let saw = match result {
+            Ok(Accepted::Update { update }) if said.starts_with("submit") => Saw::Submitted(update),
+            Ok(other) => Saw::Done(format!("{said}: {other:?}")),
+            Err(error) if is_unknown(&error) => Saw::Unknown(format!("{said}: {error}")),
+            Err(error) => Saw::Refused(format!("{said}: {error}")),
+        };
+        self.trace.note(&place, format!("hears: {saw:?}"));
+        self.history.note(Call { user, called, returned: now(), saw });
+    }
+
+    async fn read(&self, user: usize, client: &mut Client, update: UpdateId) {
+        let called = now();
+        let asked = client.ask(&ApiRequest::Query(Query::Update { update, after: None }), WITHIN).await;
+        let saw = match asked {
+            Ok(ApiResponse::Update(info)) => Saw::Update { update, index: info.index, phase: info.update.phase },
+            Err(ClientError::Api(ApiError::NotFound { .. })) => Saw::NoUpdate(update),
+            _ => return,
+        };
+        self.history.note(Call { user, called, returned: now(), saw });
+    }
+
+    /// The updates of late: which, where, and with which ballots.
+    async fn known_updates(&self, user: usize, client: &mut Client) -> Vec<(UpdateId, Phase, u64)> {
+        // One that was acknowledged to somebody is read by another, so that the oracle has something to go by.
+        if let Some(update) = self.history.acknowledged().last().copied()
+            && rand::random_bool(0.5)
+        {
+            self.read(user, client, update).await;
+        }
+        match client.ask(&ApiRequest::Query(Query::Updates { limit: 100 }), WITHIN).await {
+            Ok(ApiResponse::Updates(updates)) => {
+                let open = updates.into_iter().map(|summary| summary.update).filter(|update| !update.phase.ended());
+                open.map(|update| (update.id, update.phase, update.ballot_revision)).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// A fresh update after all is healed, that must complete.
+    ///
+    /// # Errors
+    /// It was not taken.
+    pub async fn fresh(
+        self,
+        targets: BTreeMap<NodeName, BTreeSet<PackageId>>,
+        to: Arc<std::sync::Mutex<Option<UpdateId>>>,
+    ) -> Result<()> {
+        let mut client = self.client().await?;
+        let options = UpdateOptions { again: true, allow_drift: true, ..UpdateOptions::default() };
+        let request =
+            UpdateRequest { kind: UpdateKind::Install, targets: Targets { nodes: targets, classes: BTreeMap::new() }, options };
+        let accepted = loop {
+            // A node that is just coming back is away, and a plan with it is refused.
+            match client.order(UserCommand::Submit { request: request.clone() }, PATIENT).await {
+                Ok(accepted) => break accepted,
+                Err(error) => self.trace.note("late", format!("hears: {error}")),
+            }
+            sleep(LOOK).await;
+        };
+        match accepted {
+            Accepted::Update { update } => {
+                *to.lock().map_err(|error| anyhow!("{error}"))? = Some(update);
+                Ok(())
+            }
+            other => Err(anyhow!("a submission was answered with {other:?}")),
+        }
+    }
+}
+
+async fn phase_of(client: &mut Client, update: UpdateId) -> Result<Phase> {
+    match client.ask(&ApiRequest::Query(Query::Update { update, after: None }), PATIENT).await? {
+        ApiResponse::Update(info) => Ok(info.update.phase),
+        other => Err(anyhow!("a question was answered with {other:?}")).context("asking for an update"),
+    }
+}
+
+fn decide(update: UpdateId, ballot_revision: u64, decision: Decision) -> UserCommand {
+    UserCommand::Decide { update, ballot_revision, decision }
+}
+
+/// Whether an order may have been carried out all the same.
+fn is_unknown(error: &ClientError) -> bool {
+    match error {
+        ClientError::Api(ApiError::Timeout { .. } | ApiError::NoMaster { .. } | ApiError::Failed { .. }) => true,
+        ClientError::Api(_) | ClientError::Refused { .. } | ClientError::Order(_) => false,
+        _ => true,
+    }
+}
+
+fn describe(command: &UserCommand) -> String {
+    match command {
+        UserCommand::Submit { request } => {
+            let nodes: Vec<String> = request.targets.nodes.keys().map(ToString::to_string).collect();
+            let packages = request.targets.nodes.values().next().map_or(0, BTreeSet::len);
+            let UpdateOptions { strategy, on_failure, ephemeral, .. } = &request.options;
+            let kept = if *ephemeral { ", ephemeral" } else { "" };
+            format!("submit {:?} of {packages} on {} ({strategy:?}, {on_failure:?}{kept})", request.kind, nodes.join(" "))
+        }
+        UserCommand::Decide { update, ballot_revision, decision } => {
+            format!("decide {update} at {ballot_revision}: {decision:?}")
+        }
+        UserCommand::Cancel { update } => format!("cancel {update}"),
+        UserCommand::Persist { update } => format!("persist {update}"),
+        UserCommand::Pause { update } => format!("pause {update}"),
+        UserCommand::Resume { update } => format!("resume {update}"),
+        other => format!("{other:?}"),
+    }
+}

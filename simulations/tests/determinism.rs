@@ -1,0 +1,24 @@
+//! The same seed makes the same run, to the last event, in two processes; and nothing is found in some seeds.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use tribune_simulations::sweep::{Line, one};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_tribune-simulations");
+
+fn run(seed: u64) -> Line {
+    one(Path::new(PROGRAM), seed, &[], None).expect("a run is started")
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace_in_two_processes() {
+    let seeds = 1..=4;
+    let first: BTreeMap<u64, Line> = seeds.clone().map(|seed| (seed, run(seed))).collect();
+    for seed in seeds {
+        let (first, again) = (&first[&seed], run(seed));
+        assert_eq!(first.violation, None, "seed {seed}");
+        assert!(!first.hash.is_empty() && first.updates > 1, "seed {seed} did something: {first:?}");
+        assert_eq!(first.hash, again.hash, "seed {seed}");
+    }
+}
