@@ -178,7 +178,13 @@ pub(crate) mod tests {
         Rig { admin, nodes, belief: Belief::first("n2".parse().unwrap(), view) }
     }
 
-    pub(crate) fn signed(by: &Identity, cluster: ClusterId, epoch: u64, name: &str, voter: &Identity) -> SignedRecovery {
+    /// A recovery that is good for a minute from `signed_at` on.
+    pub(crate) fn signed(
+        by: &Identity,
+        (cluster, epoch): (ClusterId, u64),
+        (name, voter): (&str, &Identity),
+        signed_at: Timestamp,
+    ) -> SignedRecovery {
         let voter = OnlyVoter {
             name: name.parse().unwrap(),
             peer: record_peer(&voter.peer_id()),
@@ -187,13 +193,13 @@ pub(crate) mod tests {
             control: vec!["/ip4/127.0.0.1/tcp/9".into()],
             data: Vec::new(),
         };
-        let recovery = Recovery { cluster, epoch, voter, signed_at: NOW, expires: NOW.after(Span::from_secs(60)) };
+        let recovery = Recovery { cluster, epoch, voter, signed_at, expires: signed_at.after(Span::from_secs(60)) };
         recovery.sign(PublicKey::new(by.public_key()), |bytes| by.sign(bytes)).unwrap()
     }
 
     impl Rig {
         fn signed(&self, epoch: u64, name: &str, voter: &Identity) -> SignedRecovery {
-            signed(&self.admin, self.belief.view.cluster, epoch, name, voter)
+            signed(&self.admin, (self.belief.view.cluster, epoch), (name, voter), NOW)
         }
 
         fn believe(&self, signed: &SignedRecovery) -> Result<Belief, Disbelief> {
@@ -220,15 +226,15 @@ pub(crate) mod tests {
     fn only_an_admin_that_the_node_knows_can_say_so() {
         let mut rig = rig();
         let cluster = rig.belief.view.cluster;
-        let stranger = signed(&Identity::generate(), cluster, 1, "n3", &rig.nodes[2]);
+        let stranger = signed(&Identity::generate(), (cluster, 1), ("n3", &rig.nodes[2]), NOW);
         assert!(matches!(rig.believe(&stranger), Err(Disbelief::NoAdmin { .. })));
-        let by_node = signed(&rig.nodes[2], cluster, 1, "n3", &rig.nodes[2]);
+        let by_node = signed(&rig.nodes[2], (cluster, 1), ("n3", &rig.nodes[2]), NOW);
         assert!(matches!(rig.believe(&by_node), Err(Disbelief::NoAdmin { .. })), "a node is no admin by itself");
         rig.belief.view.nodes[2].local_commands = Role::Admin;
         assert!(rig.believe(&by_node).is_ok(), "unless the record says that its own key may do as much");
         rig.belief.view.principals[0].role = Role::Operator;
         assert!(matches!(rig.believe(&rig.signed(1, "n3", &rig.nodes[2])), Err(Disbelief::NoAdmin { .. })));
-        let other = signed(&rig.nodes[2], ClusterId::new([9; 16]), 1, "n3", &rig.nodes[2]);
+        let other = signed(&rig.nodes[2], (ClusterId::new([9; 16]), 1), ("n3", &rig.nodes[2]), NOW);
         assert!(matches!(rig.believe(&other), Err(Disbelief::OtherCluster { .. })));
         let mut changed = by_node;
         changed.content = changed.content.replace("\"epoch\":1", "\"epoch\":3");

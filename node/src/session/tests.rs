@@ -257,8 +257,8 @@ async fn a_recovery_that_an_admin_signed_ends_the_session_and_is_on_disk_and_the
     timeout(WITHIN, rig.directed.recv()).await.unwrap().unwrap();
 
     let (cluster, survivor) = (rig.view.cluster, Identity::generate());
-    let forged = signed(&Identity::generate(), cluster, 1, "r", &survivor);
-    let genuine = signed(&rig.admin, cluster, 1, "r", &survivor);
+    let forged = signed(&Identity::generate(), (cluster, 1), ("r", &survivor), now());
+    let genuine = signed(&rig.admin, (cluster, 1), ("r", &survivor), now());
     for (recovery, expected) in
         [(forged, None), (genuine.clone(), Some(RecoveryAnswer::Taken)), (genuine, Some(RecoveryAnswer::Known))]
     {
