@@ -102,7 +102,7 @@ fn all_end(evidence: &mut Evidence<'_>) -> Result<()> {
         let mut said = Vec::new();
         for update in &open {
             let shown = world.ask_any(0, &["update", "show", update], PATIENCE)?;
-            if shown["exit"].is_u64() {
+            if shown["exit"].is_u64() && shown["phase"] != "ended" {
                 decide(evidence, update, &shown)?;
             }
             said.push(format!("{update} is {}: {}", shown["phase"], shown["waiting"]));

@@ -49,7 +49,7 @@ use crate::world::World;
 const NODES: u8 = 5;
 /// The nodes with disks that can be filled.
 const DISKS: [usize; 2] = [1, 3];
-const USERS: u64 = 2;
+const USERS: u64 = 4;
 const STORM: Duration = Duration::from_secs(75);
 /// Of the whole time, what is left to the last calm.
 const LAST_CALM: Duration = Duration::from_secs(45);
@@ -166,13 +166,19 @@ fn make_ready(world: &World, told: &Told, settings: Settings) -> Result<usize> {
         world.admin(0, &["package", "publish", &file], within)?.expect(0)?;
         told.has_published(package, version);
     }
+    // The bystander first: whoever goes back to what was before the others still has it.
+    install_everywhere(world, told, &[BYSTANDER.0])?;
+    install_everywhere(world, told, &CHAIN.map(|(package, ..)| package))?;
+    Ok(voters)
+}
+
+/// Installs the first versions of some packages on every node.
+fn install_everywhere(world: &World, told: &Told, packages: &[&str]) -> Result<()> {
     let mut args: Vec<String> = ["update", "submit", "--strategy", "together"].map(Into::into).to_vec();
-    for package in CHAIN.iter().map(|(package, ..)| *package).chain([BYSTANDER.0]) {
-        args.extend(["--package".into(), format!("{package}@{}", VERSIONS[0])]);
-    }
+    args.extend(packages.iter().flat_map(|package| ["--package".into(), format!("{package}@{}", VERSIONS[0])]));
     args.extend(world.nodes.iter().flat_map(|node| ["--node".into(), node.name.clone()]));
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let update = told.submit(world, 0, &args)?.context("the first versions were refused")?;
     world.try_ask(0, &["update", "watch", &update], Duration::from_secs(90))?.expect(0)?;
-    Ok(voters)
+    Ok(())
 }

@@ -152,7 +152,7 @@ pub fn schedule(mut random: Random, length: Duration, means: &Means) -> Vec<Plan
         let fault = fault(&mut random, means);
         let lasting = lasting(&mut random, &fault).min(length.saturating_sub(at));
         all.push(Planned { at, lasting, fault });
-        at += random.millis(500, 6_000);
+        at += random.millis(300, 4_000);
     }
     all
 }

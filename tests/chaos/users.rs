@@ -17,9 +17,9 @@ use crate::world::World;
 /// How long a user waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long for an update before turning to the next.
-const UPDATE_PATIENCE: Duration = Duration::from_secs(30);
+const UPDATE_PATIENCE: Duration = Duration::from_secs(20);
 /// How often a user looks at an update.
-const LOOK: Duration = Duration::from_millis(700);
+const LOOK: Duration = Duration::from_millis(400);
 
 /// What users were told.
 #[derive(Debug, Default)]
@@ -131,7 +131,7 @@ impl<'a> User<'a> {
             if let Err(error) = self.change_something() {
                 self.world.chronicle.note(format!("a user's command could not be run: {error:#}"));
             }
-            let pause = self.random.millis(100, 2_500);
+            let pause = self.random.millis(50, 1_000);
             self.world.sleep(pause);
         }
     }
@@ -173,7 +173,7 @@ impl<'a> User<'a> {
 
     fn nodes(&mut self) -> Vec<usize> {
         let all = self.world.nodes.len();
-        let count = if self.random.percent(40) { all } else { 1 + self.random.below(all) };
+        let count = if self.random.percent(25) { all } else { 1 + self.random.below(3) };
         self.random.some(count, all)
     }
 

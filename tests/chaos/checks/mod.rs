@@ -44,6 +44,7 @@ struct Invariant {
     look: fn(&mut Evidence<'_>) -> Result<()>,
 }
 
+/// What is looked at each time that the cluster has answered: then the record is newer than what was heard.
 const ALWAYS: [Invariant; 5] = [
     Invariant { sentence: "no process is told two outcomes of one update", look: outcomes::one },
     Invariant { sentence: "no process of an update starts before the update was accepted", look: acceptance::before_anything },
@@ -91,16 +92,16 @@ impl<'a> Evidence<'a> {
         }
         let acknowledged = self.told.acknowledged();
         // Without a master there is nothing new.
-        let answered = self.record.look(self.world, first);
-        if answered.is_ok() {
-            self.record.known_before = acknowledged;
+        if self.record.look(self.world, first).is_err() {
+            return false;
         }
+        self.record.known_before = acknowledged;
         for invariant in &ALWAYS {
             if let Err(error) = (invariant.look)(self) {
                 self.world.is_broken(invariant.sentence, format!("{error:#}"));
             }
         }
-        answered.is_ok()
+        true
     }
 
     fn hear(&mut self) -> Result<()> {

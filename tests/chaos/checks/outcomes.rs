@@ -26,7 +26,9 @@ pub fn one(evidence: &mut Evidence<'_>) -> Result<()> {
     for (who, said) in &evidence.heard.said {
         for (update, outcomes) in heard(said) {
             ensure!(outcomes.len() == 1, "{who} heard of {update}: {outcomes:?}");
-            let Some(known) = evidence.record.updates.get(update).and_then(|known| known["outcome"].as_str()) else { continue };
+            // A node that a user left out, or took back, has an outcome of its own: nothing was changed there.
+            let known = evidence.record.updates.get(update).filter(|known| known["nodes"][&who.node].is_object());
+            let Some(known) = known.and_then(|known| known["outcome"].as_str()) else { continue };
             let known = known.replace('_', "");
             let same = outcomes[0].eq_ignore_ascii_case(&known) || (known == "rejected" && outcomes[0] == "Aborted");
             ensure!(same, "{who} heard that {update} {}, and the record has {known}", outcomes[0]);

@@ -195,7 +195,10 @@ fn obey(stream: UnixStream, script: &Shared, session: &Session) -> Result<()> {
                 "go-on" => hold(None),
                 "late-veto" => {
                     let (update, reason) = rest.split_once(' ').unwrap_or((rest, ""));
-                    session.veto(update, reason)?;
+                    if let Err(refused) = session.veto(update, reason) {
+                        writeln!(answers, "{refused}")?;
+                        continue;
+                    }
                 }
                 "exit" => exit(rest.parse().unwrap_or(1)),
                 other => bail!("{other:?} is no order for a probe"),
