@@ -2,64 +2,74 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 
 use crate::checks::Evidence;
 use crate::software::CHAIN;
 use crate::users::all_accept;
+use crate::world::World;
 
 /// How soon there is a master.
 const MASTER_WITHIN: Duration = Duration::from_secs(30);
 /// How soon every node is in session, and the voters are as many as they should be.
 const WHOLE_WITHIN: Duration = Duration::from_secs(90);
-/// How soon every update ends that does not wait for a user, and the others when the user has decided.
+/// How soon one more update ends that does not wait for a user, or another update, any more.
 const ENDED_WITHIN: Duration = Duration::from_secs(120);
 /// How soon an update of all nodes is completed.
 const COMPLETED_WITHIN: Duration = Duration::from_secs(60);
 /// How long one answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How much is written down of what is waited for.
+const MOST_SAID: usize = 300;
 const PAUSE: Duration = Duration::from_millis(500);
 /// What is not so at one moment, since the cluster brings nodes up to date by itself, is so at one of these.
-const LOOKS: u32 = 10;
+const LOOKS: usize = 10;
+
+const ALL_END: &str = "when faults end one update after another ends, each within 120 s, and everybody hears how";
+const HOLDS: &str = "in a calm everything holds";
 
 /// What has to be so, and the sentence that says it.
 type Step<'s> = (&'static str, &'s dyn Fn(&mut Evidence<'_>) -> Result<()>);
 
 /// Waits for all of it, and looks at what must hold; what does not is written down.
 pub fn calm(evidence: &mut Evidence<'_>, voters: usize) {
-    let steps: [Step<'_>; 6] = [
+    let steps: [Step<'_>; 8] = [
         ("when faults end there is a master within 30 s", &has_master),
         ("when faults end every node is there within 90 s, and the voters are made", &|evidence| is_whole(evidence, voters)),
-        ("when faults end every update ends within 120 s", &all_end),
-        ("", &holds),
+        (ALL_END, &all_end),
+        (HOLDS, &holds),
         ("when faults end an update of all nodes completes within 60 s", &fresh_update),
         ("when faults end no need is left unmet", &no_discrepancy),
+        // The update of all nodes has left its marks as well.
+        (ALL_END, &all_end),
+        (HOLDS, &holds),
     ];
     for (sentence, step) in steps {
-        if evidence.world.broken().is_some() {
+        if evidence.world.violation().is_some() {
             return;
         }
         let begun = Instant::now();
         match step(evidence) {
-            Ok(()) if sentence.is_empty() => {}
             Ok(()) => evidence.world.chronicle.note(format!("{sentence}: after {:?}", begun.elapsed())),
-            Err(error) => evidence.world.is_broken(sentence, format!("{error:#}")),
+            Err(error) => evidence.world.violated(sentence, format!("{error:#}")),
         }
-    }
-    // The update of all nodes has left its marks as well.
-    if evidence.world.broken().is_none() {
-        let _ = all_end(evidence).and_then(|()| holds(evidence));
     }
 }
 
-/// Looks until it is so, at most so long.
-fn within(limit: Duration, mut look: impl FnMut() -> Result<()>) -> Result<()> {
+/// Looks until it is so, at most so long; writes down what it waits for.
+fn within(world: &World, limit: Duration, mut look: impl FnMut() -> Result<()>) -> Result<()> {
     let begun = Instant::now();
+    let mut last = String::new();
     loop {
         let Err(error) = look() else { return Ok(()) };
         if begun.elapsed() > limit {
             return Err(error);
+        }
+        let now: String = format!("{error:#}").chars().take(MOST_SAID).collect();
+        if now != last {
+            world.chronicle.note(format!("not yet: {now}"));
+            last = now;
         }
         std::thread::sleep(PAUSE);
     }
@@ -67,12 +77,12 @@ fn within(limit: Duration, mut look: impl FnMut() -> Result<()>) -> Result<()> {
 
 fn has_master(evidence: &mut Evidence<'_>) -> Result<()> {
     let world = evidence.world;
-    within(MASTER_WITHIN, || world.ask_any(0, &["node", "list"], Duration::from_secs(2)).map(drop))
+    within(world, MASTER_WITHIN, || world.ask_any(0, &["node", "list"], Duration::from_secs(2)).map(drop))
 }
 
 fn is_whole(evidence: &mut Evidence<'_>, voters: usize) -> Result<()> {
     let world = evidence.world;
-    within(WHOLE_WITHIN, || {
+    within(world, WHOLE_WITHIN, || {
         let list = world.ask_any(0, &["node", "list"], PATIENCE)?;
         let nodes = list["items"].as_array().context("no items")?;
         let away: Vec<&Value> = nodes.iter().filter(|node| node["connected"] != true).map(|node| &node["name"]).collect();
@@ -89,32 +99,41 @@ fn is_whole(evidence: &mut Evidence<'_>, voters: usize) -> Result<()> {
 
 /// Every update has ended, and every process was told so.
 fn all_end(evidence: &mut Evidence<'_>) -> Result<()> {
+    all_accept(evidence.world)?;
+    let mut open = usize::MAX;
+    // One that waits for others has its time once they have ended.
+    while open > 0 {
+        within(evidence.world, ENDED_WITHIN, || {
+            let (count, said) = still_open(evidence)?;
+            ensure!(count < open, "{said}");
+            open = count;
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// How many updates are open, anywhere; and how they are. Those that wait for a user are called off.
+fn still_open(evidence: &Evidence<'_>) -> Result<(usize, String)> {
     let world = evidence.world;
-    all_accept(world);
-    within(ENDED_WITHIN, || {
-        let list = world.ask_any(0, &["update", "list", "-n", "2000"], PATIENCE)?;
-        let items = list["items"].as_array().context("no items")?;
-        let open: Vec<String> = items
-            .iter()
-            .filter(|item| item["phase"] != "ended")
-            .filter_map(|item| item["update"].as_str().map(Into::into))
-            .collect();
-        let mut said = Vec::new();
-        for update in &open {
-            let shown = world.ask_any(0, &["update", "show", update], PATIENCE)?;
-            if shown["exit"].is_u64() && shown["phase"] != "ended" {
-                decide(evidence, update, &shown)?;
-            }
-            said.push(format!("{update} is {}: {}", shown["phase"], shown["waiting"]));
+    let list = world.ask_any(0, &["update", "list", "-n", "2000"], PATIENCE)?;
+    let items = list["items"].as_array().context("no items")?;
+    let mut said = Vec::new();
+    for item in items.iter().filter(|item| item["phase"] != "ended") {
+        let update = item["update"].as_str().context("no number")?;
+        let shown = world.ask_any(0, &["update", "show", update], PATIENCE)?;
+        if shown["exit"].is_u64() && shown["phase"] != "ended" {
+            decide(evidence, update, &shown)?;
         }
-        ensure!(open.is_empty(), "{}", said.join("; "));
-        for node in 0..world.nodes.len() {
-            let local = world.ask(node, &["local", "show"], PATIENCE)?;
-            let is_open = local["open"].as_object().is_none_or(|open| !open.is_empty());
-            ensure!(!is_open, "on {} is open {}", world.nodes[node].name, local["open"]);
+        said.push(format!("{update} is {}: {}", shown["phase"], shown["waiting"]));
+    }
+    for node in 0..world.nodes.len() {
+        let local = world.ask(node, &["local", "show"], PATIENCE)?;
+        if local["open"].as_object().is_none_or(|open| !open.is_empty()) {
+            said.push(format!("on {} is open {}", world.nodes[node].name, local["open"]));
         }
-        Ok(())
-    })
+    }
+    Ok((said.len(), said.join("; ")))
 }
 
 /// An update that still waits for a user: it is called off.
@@ -126,23 +145,22 @@ fn decide(evidence: &Evidence<'_>, update: &str, shown: &Value) -> Result<()> {
 
 /// What must hold, at one of some moments.
 fn holds(evidence: &mut Evidence<'_>) -> Result<()> {
-    let mut last = None;
-    for look in 0..LOOKS {
-        let first = look as usize % evidence.world.nodes.len();
-        last = if evidence.look_always(first) {
-            evidence.look_in_a_calm().err()
-        } else {
-            Some(("the cluster answers", anyhow::anyhow!("no")))
-        };
-        if last.is_none() || evidence.world.broken().is_some() {
-            return Ok(());
+    for look in 1.. {
+        let first = look % evidence.world.nodes.len();
+        let looked =
+            if evidence.look_always(first) { evidence.look_in_a_calm() } else { Err(("the cluster answers", anyhow!("no"))) };
+        let Err((sentence, error)) = looked else { break };
+        evidence.world.chronicle.note(format!("not yet: {sentence}: {error:#}"));
+        if evidence.world.violation().is_some() {
+            break;
+        }
+        if look == LOOKS {
+            evidence.world.violated(sentence, format!("{error:#}"));
+            break;
         }
         std::thread::sleep(2 * PAUSE);
         // The cluster may be bringing a node up to date just now.
         all_end(evidence)?;
-    }
-    if let Some((sentence, error)) = last {
-        evidence.world.is_broken(sentence, format!("{error:#}"));
     }
     Ok(())
 }
@@ -162,7 +180,7 @@ fn fresh_update(evidence: &mut Evidence<'_>) -> Result<()> {
     }
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let update = evidence.told.submit(world, 1, &args)?.context("it was refused")?;
-    within(COMPLETED_WITHIN, || {
+    within(world, COMPLETED_WITHIN, || {
         let shown = world.ask_any(0, &["update", "show", &update], PATIENCE)?;
         ensure!(shown["outcome"] == "completed", "{shown}");
         Ok(())

@@ -181,7 +181,7 @@ impl<'a> Hand<'a> {
         self.broken = broken;
         over.into_iter().for_each(|broken| self.mend(broken));
         if let Err(error) = self.wire() {
-            self.world.is_broken("the test can cut and mend", format!("{error:#}"));
+            self.world.violated("the test can cut and mend", format!("{error:#}"));
         }
         self.run_what_has_ended();
     }
@@ -201,7 +201,7 @@ impl<'a> Hand<'a> {
         };
         match mended {
             Ok(()) => self.world.chronicle.note(format!("mended: {what}")),
-            Err(error) => self.world.is_broken("the test can mend what it broke", format!("{what}: {error:#}")),
+            Err(error) => self.world.violated("the test can mend what it broke", format!("{what}: {error:#}")),
         }
     }
 
@@ -227,7 +227,7 @@ impl<'a> Hand<'a> {
             if let Ok(Some(status)) = self.node(number).has_ended() {
                 self.world.chronicle.note(format!("n{} ended by itself with {status}, and is run again", number + 1));
                 if let Err(error) = self.node(number).begin() {
-                    self.world.is_broken("the test can run a node", format!("{error:#}"));
+                    self.world.violated("the test can run a node", format!("{error:#}"));
                 }
             }
         }

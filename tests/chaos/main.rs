@@ -80,9 +80,9 @@ fn whatever_breaks_what_users_and_processes_were_told_stays_true() -> Result<()>
     let means = Means { nodes: world.nodes.len(), network, disks: disks.keys().copied().collect() };
     let (storms, without_master) = weather(&mut cluster, &disks, &mut evidence, &means, (settings, voters))?;
     report::figures(&evidence, storms, without_master);
-    if let Some(broken) = world.broken() {
-        report::broken(&evidence, &broken, &settings)?;
-        bail!("{}: {}", broken.sentence, broken.seen);
+    if let Some(violation) = world.violation() {
+        report::violation(&evidence, &violation, &settings)?;
+        bail!("{}: {}", violation.sentence, violation.seen);
     }
     Ok(())
 }
@@ -97,7 +97,7 @@ fn weather(
 ) -> Result<(u32, Duration)> {
     let begun = Instant::now();
     let (mut storms, mut longest) = (0, Duration::ZERO);
-    while evidence.world.broken().is_none() && (storms == 0 || begun.elapsed() + STORM + LAST_CALM <= settings.length()) {
+    while evidence.world.violation().is_none() && (storms == 0 || begun.elapsed() + STORM + LAST_CALM <= settings.length()) {
         storms += 1;
         let length = STORM.min(settings.length().saturating_sub(LAST_CALM)).max(Duration::from_secs(10));
         longest = longest.max(storm(cluster, disks, evidence, means, (settings, storms.into(), length))?);

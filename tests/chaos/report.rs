@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use crate::checks::Evidence;
 use crate::chronicle::{Count, say};
 use crate::settings::Settings;
-use crate::world::{Broken, World};
+use crate::world::{Violation, World};
 
 /// Prints the figures of a run.
 pub fn figures(evidence: &Evidence<'_>, storms: u32, without_master: Duration) {
@@ -32,14 +32,14 @@ pub fn figures(evidence: &Evidence<'_>, storms: u32, without_master: Duration) {
 }
 
 /// Prints what did not hold and how it came to that; keeps the logs.
-pub fn broken(evidence: &Evidence<'_>, broken: &Broken, settings: &Settings) -> Result<()> {
+pub fn violation(evidence: &Evidence<'_>, violation: &Violation, settings: &Settings) -> Result<()> {
     let kept = keep(evidence.world)?;
     let updates: Vec<String> = evidence.record.updates.values().map(ToString::to_string).collect();
     fs::write(kept.join("updates.jsonl"), updates.join("\n"))?;
     for line in evidence.world.chronicle.lines() {
         say(&line);
     }
-    say(&format!("\nDOES NOT HOLD: {}\n{}\n", broken.sentence, broken.seen));
+    say(&format!("\nDOES NOT HOLD: {}\n{}\n", violation.sentence, violation.seen));
     say(&format!("the logs of nodes and processes: {}", kept.display()));
     say(&format!("the same faults and users again: {}", settings.again()));
     Ok(())

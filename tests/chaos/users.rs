@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::chronicle::Count;
 use crate::random::Random;
-use crate::software::{BROKEN, CHAIN, VERSIONS, module_of};
+use crate::software::{BROKEN, BYSTANDER, CHAIN, VERSIONS};
 use crate::world::World;
 
 /// How long a user waits for an answer.
@@ -316,13 +316,14 @@ impl<'a> User<'a> {
 }
 
 /// Lets every process accept and go on, whatever it was told before.
-pub fn all_accept(world: &World) {
-    for node in 0..world.nodes.len() {
-        for module in CHAIN.iter().filter_map(|(package, ..)| module_of(package)) {
+pub fn all_accept(world: &World) -> Result<()> {
+    for (node, services) in world.services_everywhere()?.iter().enumerate() {
+        for service in services.iter().filter(|service| service.module != BYSTANDER.1) {
             for order in ["go-on", "accept", "slow-ready 0"] {
-                // It may not run.
-                let _ = world.tell(node, module, order);
+                // It may be about to end.
+                let _ = world.tell_service(node, service, order);
             }
         }
     }
+    Ok(())
 }

@@ -37,13 +37,13 @@ pub struct World {
     /// What has happened.
     pub chronicle: Chronicle,
     key: String,
-    broken: Mutex<Option<Broken>>,
+    violation: Mutex<Option<Violation>>,
     storm_over: AtomicBool,
 }
 
 /// Something that does not hold.
 #[derive(Debug, Clone)]
-pub struct Broken {
+pub struct Violation {
     /// What had to hold.
     pub sentence: &'static str,
     /// What was seen.
@@ -80,7 +80,7 @@ impl World {
         // The first node's disk may be full.
         std::fs::copy(cluster.nodes[0].data.join("admin.key"), &key)?;
         let key = key.display().to_string();
-        Ok(Self { nodes, software, chronicle, key, broken: Mutex::default(), storm_over: AtomicBool::new(false) })
+        Ok(Self { nodes, software, chronicle, key, violation: Mutex::default(), storm_over: AtomicBool::new(false) })
     }
 
     /// A question of this machine at a node's own socket.
@@ -152,34 +152,47 @@ impl World {
 
     /// What runs of a node's modules, whatever the node says.
     pub fn services(&self, node: usize) -> Result<Vec<Service>> {
-        let data = &self.nodes[node].data;
-        let service = |process: processes::Process| {
+        let mut everywhere = self.services_everywhere()?;
+        Ok(everywhere.swap_remove(node))
+    }
+
+    /// The same of each node.
+    pub fn services_everywhere(&self) -> Result<Vec<Vec<Service>>> {
+        let service = |process: &processes::Process| {
             let mark = process.args.iter().skip_while(|arg| *arg != MARK).nth(1)?.clone();
             let module = process.variable("TRIBUNE_MODULE")?.to_owned();
             Some(Service { module, mark, pid: process.pid, start_time: process.start_time })
         };
-        let ours = processes::all()?.into_iter().filter(|process| process.belongs_to(data));
-        let mut services: Vec<_> = ours.filter_map(service).collect();
-        services.sort_by(|a, b| (&a.module, a.pid).cmp(&(&b.module, b.pid)));
-        Ok(services)
+        let ours = processes::those(|args| args.iter().any(|arg| arg == MARK))?;
+        let of = |place: &Place| {
+            let mut services: Vec<_> =
+                ours.iter().filter(|process| process.belongs_to(&place.data)).filter_map(service).collect();
+            services.sort_by(|a, b| (&a.module, a.pid).cmp(&(&b.module, b.pid)));
+            services
+        };
+        Ok(self.nodes.iter().map(of).collect())
     }
 
     /// Tells what a node runs of a module what to do.
     pub fn tell(&self, node: usize, module: &str, order: &str) -> Result<()> {
         let services = self.services(node)?;
-        let service = services.iter().find(|service| service.module == module).context("it does not run")?;
+        self.tell_service(node, services.iter().find(|service| service.module == module).context("it does not run")?, order)
+    }
+
+    /// The same to a process.
+    pub fn tell_service(&self, node: usize, service: &Service, order: &str) -> Result<()> {
         probe::tell(&self.nodes[node].data.join("probes").join(service.pid.to_string()), order)
     }
 
     /// What does not hold, if something does not.
-    pub fn broken(&self) -> Option<Broken> {
-        self.broken.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn violation(&self) -> Option<Violation> {
+        self.violation.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Something does not hold: the storm ends. The first counts.
-    pub fn is_broken(&self, sentence: &'static str, seen: String) {
+    pub fn violated(&self, sentence: &'static str, seen: String) {
         self.chronicle.note(format!("DOES NOT HOLD: {sentence}: {seen}"));
-        self.broken.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(Broken { sentence, seen });
+        self.violation.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(Violation { sentence, seen });
         self.end_storm();
     }
 

@@ -45,19 +45,31 @@ impl Process {
 /// # Errors
 /// When `/proc` cannot be read.
 pub fn all() -> Result<Vec<Process>> {
+    those(|_| true)
+}
+
+/// Those that run now with such words; of the others nothing more is read.
+///
+/// # Errors
+/// As [`all`].
+pub fn those(wanted: impl Fn(&[String]) -> bool) -> Result<Vec<Process>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let path = entry?.path();
         let Some(pid) = path.file_name().and_then(|name| name.to_str()?.parse().ok()) else { continue };
-        found.extend(read(pid, &path));
+        found.extend(read(pid, &path, &wanted));
     }
     Ok(found)
 }
 
 /// One that has ended meanwhile has no files.
-fn read(pid: u32, path: &Path) -> Option<Process> {
-    let stat = fs::read_to_string(path.join("stat")).ok()?;
+fn read(pid: u32, path: &Path, wanted: impl Fn(&[String]) -> bool) -> Option<Process> {
     let args = fs::read(path.join("cmdline")).ok()?;
+    let args: Vec<_> = args.split(|byte| *byte == 0).map(|arg| String::from_utf8_lossy(arg).into_owned()).collect();
+    if !wanted(&args) {
+        return None;
+    }
+    let stat = fs::read_to_string(path.join("stat")).ok()?;
     // The name may have spaces; what follows it has none. The first of these fields is the third of all.
     let (_, rest) = stat.rsplit_once(") ")?;
     let fields: Vec<&str> = rest.split(' ').collect();
@@ -67,7 +79,6 @@ fn read(pid: u32, path: &Path) -> Option<Process> {
     let parent = fields.get(1).and_then(|parent| parent.parse().ok()).unwrap_or(0);
     let start_time = fields.get(19).and_then(|time| time.parse().ok()).unwrap_or(0);
     let environment = String::from_utf8_lossy(&fs::read(path.join("environ")).unwrap_or_default()).into_owned();
-    let args = args.split(|byte| *byte == 0).map(|arg| String::from_utf8_lossy(arg).into_owned()).collect();
     Some(Process { pid, parent, start_time, args, environment })
 }
 

@@ -88,7 +88,7 @@ impl<'a> Evidence<'a> {
     pub fn look_always(&mut self, first: usize) -> bool {
         // What was told before the look has to be in it.
         if let Err(error) = self.hear() {
-            self.world.is_broken("the test can read what processes write", format!("{error:#}"));
+            self.world.violated("the test can read what processes write", format!("{error:#}"));
         }
         let acknowledged = self.told.acknowledged();
         // Without a master there is nothing new.
@@ -98,7 +98,7 @@ impl<'a> Evidence<'a> {
         self.record.known_before = acknowledged;
         for invariant in &ALWAYS {
             if let Err(error) = (invariant.look)(self) {
-                self.world.is_broken(invariant.sentence, format!("{error:#}"));
+                self.world.violated(invariant.sentence, format!("{error:#}"));
             }
         }
         true

@@ -40,8 +40,8 @@ pub fn one(evidence: &mut Evidence<'_>) -> Result<()> {
 /// Whoever was asked and still runs.
 pub fn all_hear(evidence: &mut Evidence<'_>) -> Result<()> {
     let mut running = BTreeSet::new();
-    for (number, node) in evidence.world.nodes.iter().enumerate() {
-        running.extend(evidence.world.services(number)?.into_iter().map(|service| (node.name.clone(), service.pid)));
+    for (node, services) in evidence.world.nodes.iter().zip(evidence.world.services_everywhere()?) {
+        running.extend(services.into_iter().map(|service| (node.name.clone(), service.pid)));
     }
     for (who, said) in &evidence.heard.said {
         if !running.contains(&(who.node.clone(), who.pid)) {
