@@ -47,4 +47,4 @@ test: setup
 
 chaos: build
 	@tests/setup/packages $(CHAOS_PACKAGES)
-	TRIBUNE_CHAOS_MINUTES=$(MINUTES) cargo test --locked -p tribune-tests --test chaos -- --nocapture whatever_breaks
+	TRIBUNE_CHAOS_MINUTES=$(MINUTES) cargo test --locked --workspace --test chaos -- --nocapture whatever_breaks

@@ -182,7 +182,7 @@ fn fresh_update(evidence: &mut Evidence<'_>) -> Result<()> {
     let update = evidence.told.submit(world, 1, &args)?.context("it was refused")?;
     within(world, COMPLETED_WITHIN, || {
         let shown = world.ask_any(0, &["update", "show", &update], PATIENCE)?;
-        ensure!(shown["outcome"] == "completed", "{shown}");
+        ensure!(shown["outcome"] == "completed", "{update} is {}: {}{}", shown["phase"], shown["waiting"], shown["reason"]);
         Ok(())
     })
 }

@@ -39,6 +39,6 @@ impl Settings {
     /// The command that does the same again.
     pub fn again(self) -> String {
         let Self { seed, minutes } = self;
-        format!("{SEED}={seed} {MINUTES}={minutes} cargo test --locked -p tribune-tests --test chaos -- --nocapture")
+        format!("{SEED}={seed} {MINUTES}={minutes} cargo test --locked --workspace --test chaos -- --nocapture")
     }
 }
