@@ -7,18 +7,23 @@ SHELL := /bin/bash
 # What RocksDB needs to be compiled, and what the tests run. The cross libraries and qemu let one machine run
 # a node of another platform.
 PACKAGES := clang libclang-dev make
-TEST_PACKAGES := qemu-user-static libc6-arm64-cross libstdc++6-arm64-cross libgcc-s1-arm64-cross libatomic1-arm64-cross
+CHAOS_PACKAGES := iproute2 util-linux
+TEST_PACKAGES := $(CHAOS_PACKAGES) qemu-user-static libc6-arm64-cross libstdc++6-arm64-cross libgcc-s1-arm64-cross libatomic1-arm64-cross
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Most of a test's time is waiting, for a process, a clock or a disk.
 SEEDS ?= 100
 JOBS := $(shell nproc)
 TESTS_AT_ONCE := $(shell expr 2 '*' $$(nproc))
 
-.PHONY: help setup build demo docs test simulate hunt
+# How long `make chaos` goes on.
+MINUTES := 30
+
+.PHONY: help setup build demo docs test simulate hunt chaos
 
 help:
 	@echo "make demo   five nodes on this machine, and the life of some updates (about half a minute)"
 	@echo "make test   all tests"
+	@echo "make chaos  kills, pauses, cuts and full disks under a stream of updates, for MINUTES=30; as root on hosts of their own"
 	@echo "make docs   docs/CLI.md anew, from the commands' own descriptions"
 	@echo "make setup  install what both need"
 	@echo "make simulate SEEDS=1000   whole clusters on virtual time, see docs/SIMULATION.md"
@@ -49,3 +54,7 @@ simulate: build
 
 hunt: build
 	"$(TARGET)/debug/tribune-simulations" hunt --jobs $(JOBS)
+
+chaos: build
+	@tests/setup/packages $(CHAOS_PACKAGES)
+	TRIBUNE_CHAOS_MINUTES=$(MINUTES) cargo test --locked --workspace --test chaos -- --nocapture whatever_breaks

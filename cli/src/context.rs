@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 use tribune_messages::api::{
     ApiError, ApiRequest, ApiResponse, ClassInfo, NodeInfo, PackageInfo, Query, UpdateInfo, UpdateSummary,
@@ -67,6 +68,15 @@ impl Context {
         Ok(self.client().await?.ask(&request, patience).await?)
     }
 
+    /// The same, for what takes so much longer than any patience.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub async fn ask_within(&mut self, request: ApiRequest, longer: Duration) -> Done<ApiResponse> {
+        let patience = self.global.patience() + longer;
+        Ok(self.client().await?.ask(&request, patience).await?)
+    }
+
     /// Gives an order.
     ///
     /// # Errors
@@ -121,6 +131,30 @@ impl Context {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Writes a backup of the cluster to a file.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn backup(&mut self, to: tokio::fs::File) -> Done<()> {
+        let (patience, live) = (self.global.patience(), self.print.is_live());
+        let came = move |came: u64, of: u64| {
+            if live {
+                use crate::output::words::size;
+                crate::output::live(&format!("{} of {}", size(came), size(of)));
+            }
+        };
+        let written = self.client().await?.backup(to, patience, came).await;
+        if live {
+            crate::output::live("");
+        }
+        Ok(written?)
+    }
+
+    /// Whether a node takes connections on the socket of the data folder.
+    pub async fn has_node(&self) -> bool {
+        tokio::net::UnixStream::connect(self.global.data.join(SOCKET)).await.is_ok()
     }
 
     /// The nodes.

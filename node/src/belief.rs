@@ -186,6 +186,16 @@ impl BeliefKeeper {
         Ok(())
     }
 
+    /// Takes over what a recovery made of what is believed. When this returns it is on disk; only then may it be acted on.
+    ///
+    /// # Errors
+    /// It cannot be written; nothing was changed then.
+    pub(crate) fn adopt(&self, belief: Belief) -> Result<(), NodeError> {
+        replace_json(&self.path, &belief)?;
+        self.now.send_replace(Arc::new(belief));
+        Ok(())
+    }
+
     /// Takes over what a believed master says. When this returns it is on disk; only then may it be acted on.
     ///
     /// # Errors
@@ -221,6 +231,7 @@ pub(crate) mod tests {
             control: vec!["/ip4/127.0.0.1/tcp/1".into()],
             data: vec!["/ip4/127.0.0.1/tcp/2".into()],
             raft: *raft,
+            local_commands: model::Role::Viewer,
         };
         ClusterView {
             cluster: model::ClusterId::new([7; 16]),
@@ -228,6 +239,7 @@ pub(crate) mod tests {
             nodes: nodes.iter().map(node).collect(),
             principals: Vec::new(),
             removed: Vec::new(),
+            recovery: None,
         }
     }
 

@@ -8,8 +8,9 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tribune_messages::ADMIN_PROTOCOL;
 use tribune_messages::api::{
     ApiError, ApiRequest, ApiResponse, ApiResult, Identity as Who, LONGEST_WAIT, MAX_API_FRAME, Query, Wait,
@@ -33,6 +34,10 @@ const LONGEST_ORDER: Duration = Duration::from_secs(11 * 3600);
 const SLOWEST_COPY: u64 = 256 << 10;
 /// Bytes of a file that are read at a time.
 const PIECE: u64 = 64 << 10;
+/// How long it may take beyond any patience until a backup begins: every module is read before.
+const GATHERING: Duration = Duration::from_secs(3600);
+/// How long a backup may stand still on its way.
+const STALLED: Duration = Duration::from_secs(60);
 /// No answer is waited for by the channel itself: the client's own deadline is the limit.
 const LIMITS: Limits = Limits { max_frame: MAX_API_FRAME, send_time: Duration::from_secs(30), recv_time: None };
 
@@ -294,6 +299,52 @@ impl Client {
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// Asks for a backup, and writes it to `to`. Somebody who answers is waited for `within`, the backup for as long as it goes on. `came`
+    /// hears how many bytes there are, of how many.
+    ///
+    /// # Errors
+    /// As [`Client::ask`]; what was written is of no use then.
+    pub async fn backup(
+        &mut self,
+        mut to: impl AsyncWrite + Unpin,
+        within: Duration,
+        came: impl Fn(u64, u64),
+    ) -> Result<(), ClientError> {
+        let what = |failed| match failed {
+            Failed::ForGood(error) | Failed::Perhaps(error) => error,
+        };
+        // That there is a master may take some tries, and to gather what goes into it some time.
+        self.who(within).await?;
+        let mut channel = self.connected().await.map_err(what)?;
+        let asking = async {
+            channel.send(&ApiRequest::Backup).await?;
+            channel.expect::<ApiResult>().await
+        };
+        let answer =
+            timeout(within + GATHERING, asking).await.map_err(|_| ClientError::TimedOut { after: within + GATHERING })?;
+        let size = match answer.map_err(ClientError::Lost)?? {
+            ApiResponse::Backup { size } => size,
+            _ => return Err(ClientError::Unexpected("a backup")),
+        };
+        let mut body = channel.recv_body(size).map_err(ClientError::Lost)?;
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let read = match timeout(STALLED, body.read(&mut buffer)).await {
+                Ok(read) => read.map_err(ClientError::Lost)?,
+                Err(_) => return Err(ClientError::TimedOut { after: STALLED }),
+            };
+            if read == 0 {
+                break;
+            }
+            let failed = |error: io::Error| ClientError::Lost(ChannelError::Source(error.to_string()));
+            to.write_all(&buffer[..read]).await.map_err(failed)?;
+            came(size - body.left(), size);
+        }
+        to.flush().await.map_err(|error| ClientError::Lost(ChannelError::Source(error.to_string())))?;
+        self.channel = Some(channel);
+        Ok(())
     }
 
     async fn try_once(&mut self, request: &ApiRequest) -> Result<ApiResponse, Failed> {

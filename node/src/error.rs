@@ -3,12 +3,14 @@
 use std::io;
 use std::path::PathBuf;
 
+use tribune_keeper::FolderError;
 use tribune_messages::api::ApiError;
 use tribune_p2p::identity::IdentityError;
 use tribune_p2p::network::NetworkError;
 use tribune_p2p::{Multiaddr, OpenError};
 use tribune_raft_store::command::Rejection;
 use tribune_raft_store::model::{ClusterId, NodeName};
+use tribune_raft_store::stopped::StoppedError;
 
 /// Why a node could not be made, or does not run.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +102,26 @@ pub enum NodeError {
     /// What Raft had on disk is not what was written there.
     #[error("{0}")]
     DamagedRaft(String),
+    /// The node runs, or its folder cannot be held.
+    #[error(transparent)]
+    Held(#[from] FolderError),
+    /// The Raft store of a stopped node is of no use.
+    #[error(transparent)]
+    Stopped(#[from] StoppedError),
+    /// The node has no part in Raft, and so no record that could be gone by.
+    #[error(
+        "node {node} is a member, and has no record of its own; as far as it knows these have one: {}",
+        .known.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    NotInRaft {
+        /// The node.
+        node: NodeName,
+        /// The voters and standbys that it knows of.
+        known: Vec<NodeName>,
+    },
+    /// A recovery cannot be made so.
+    #[error("{0}")]
+    Recovery(String),
     /// A part of the node could not be started.
     #[error("cannot start {part}: {why}")]
     Start {

@@ -149,9 +149,11 @@ fn first_view(birth: &Birth) -> ClusterView {
             control: node.facts.control_addresses.clone(),
             data: node.facts.data_addresses.clone(),
             raft: RaftRole::Voter { raft_id: FIRST_RAFT_ID },
+            local_commands: Role::Admin,
         }],
         principals: vec![ViewPrincipal { key: birth.admin_key, role: Role::Admin }],
         removed: Vec::new(),
+        recovery: None,
     }
 }
 

@@ -8,12 +8,15 @@
 //! | [`settings`], [`data`], [`facts`], [`listen`] | its machine: settings, data folder, what it is like, its networks |
 //! | [`belief`], [`trust`], `session` | whom it believes, how it finds the master, and what the two say to each other |
 //! | `seat`, `disk`, [`raft`], [`master`], [`store`] | while it is a voter or standby: its part in Raft, the master that it may be, the package store |
+//! | [`recovery`], [`backup`] | a cluster that lost its majority goes on from one node, or from a file |
+//! | [`fsck`] | what is on its disk, read and not changed |
 //! | `peers`, `api` | what it answers to other nodes and to users |
 //! | [`client`] | the users' side of `api` |
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod api;
+pub mod backup;
 pub mod belief;
 pub mod client;
 mod copied;
@@ -21,6 +24,7 @@ pub mod data;
 mod disk;
 pub mod error;
 pub mod facts;
+pub mod fsck;
 pub mod init;
 pub mod join;
 pub mod listen;
@@ -30,6 +34,7 @@ pub mod node;
 mod peers;
 mod problems;
 pub mod raft;
+pub mod recovery;
 pub mod run;
 mod seat;
 mod session;

@@ -30,6 +30,7 @@ use crate::modules::Modules;
 use crate::peers::{self, Peers};
 use crate::problems::Problems;
 use crate::raft::{RaftNode, RaftRuntime, RaftSettings};
+use crate::recovery::shown::{Listener, WAITING};
 use crate::seat::{Seat, SeatKeeper};
 use crate::session::{MasterSeen, Session};
 use crate::settings::Settings;
@@ -185,7 +186,7 @@ impl Node {
 }
 
 /// Refuses a folder that was put together from two.
-fn check(data: &DataFolder, settings: &Settings, identity: &Identity, belief: &Belief) -> Result<(), NodeError> {
+pub(crate) fn check(data: &DataFolder, settings: &Settings, identity: &Identity, belief: &Belief) -> Result<(), NodeError> {
     let mixed = |what: String| Err(NodeError::Mixed { folder: data.root().to_owned(), what });
     let peer = record_peer(&identity.peer_id());
     match belief.own() {
@@ -305,10 +306,13 @@ impl Starting {
             store: store.clone(),
         };
         answers.serve()?;
+        let (to_owner, shown) = mpsc::channel(WAITING);
+        Listener { me, belief: believed.clone(), seen: to_seen.clone(), to_owner }.serve(&control)?;
         let stop = CancellationToken::new();
         let api = Api {
             me,
             identity,
+            data: data.clone(),
             settings: settings.clone(),
             control: control.clone(),
             peers: peers.clone(),
@@ -339,7 +343,7 @@ impl Starting {
             named,
             problems: problems.clone(),
         };
-        let session = tokio::spawn(session.run().instrument(span.clone()));
+        let session = tokio::spawn(session.run(shown).instrument(span.clone()));
         let seats = SeatKeeper {
             me,
             data,

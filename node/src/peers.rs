@@ -17,7 +17,7 @@ use tribune_raft_store::model::Span;
 use crate::belief::{Belief, network_peer};
 use crate::join::JOIN_LIMITS;
 use crate::seat::Seat;
-use crate::session::{MasterSeen, named_by};
+use crate::session::MasterSeen;
 use crate::store::PackageStore;
 
 /// Questions that are answered at once.
@@ -83,14 +83,20 @@ impl Peers {
     }
 
     fn who_is_master(&self) -> PeerResponse {
-        let seat = self.seat.borrow();
-        let Some(seat) = seat.as_ref() else {
-            return PeerResponse::Refused { why: "this node is not in Raft".into() };
+        let (epoch, recovery) = {
+            let belief = self.belief.borrow();
+            (belief.view.epoch, belief.view.recovery.clone().map(Box::new))
         };
-        let leadership = seat.raft.leadership().borrow().clone();
-        let epoch = self.belief.borrow().view.epoch;
-        let none_for = leadership.none_since.map(|since| span(since.elapsed()));
-        PeerResponse::Master { master: named_by(&leadership, epoch), none_for }
+        let seat = self.seat.borrow();
+        match seat.as_ref() {
+            Some(seat) => {
+                let none_for = seat.raft.leadership().borrow().none_since.map(|since| span(since.elapsed()));
+                PeerResponse::Master { master: seat.named(epoch), none_for, recovery }
+            }
+            // Who asks may take it for a voter since it does not know of the recovery.
+            None if recovery.is_some() => PeerResponse::Master { master: None, none_for: None, recovery },
+            None => PeerResponse::Refused { why: "this node is not in Raft".into() },
+        }
     }
 
     /// Whether this node takes the peer for the master, by its own Raft or by its session.

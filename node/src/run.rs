@@ -83,7 +83,11 @@ fn is_hopeless(error: &NodeError) -> bool {
         | NodeError::PeerAddress { .. }
         | NodeError::Rejected(_)
         | NodeError::NotInView { .. }
-        | NodeError::OtherCluster { .. } => true,
+        | NodeError::OtherCluster { .. }
+        | NodeError::Held(_)
+        | NodeError::Stopped(_)
+        | NodeError::NotInRaft { .. }
+        | NodeError::Recovery(_) => true,
         NodeError::File { .. }
         | NodeError::Network(_)
         | NodeError::Unreachable(_)

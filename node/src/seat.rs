@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
+use tribune_messages::trust::NamedMaster;
 use tribune_p2p::rpc::RpcClient;
 use tribune_p2p::{Channel, PeerId};
 use tribune_raft_store::command::{Birth, Body, MasterCommand, Rejection};
@@ -28,6 +29,7 @@ use crate::listen::Networks;
 use crate::master::{Master, Parts, SESSION_LIMITS};
 use crate::problems::Problems;
 use crate::raft::{IsVoter, RaftError, RaftNode, RaftRuntime, RaftSettings};
+use crate::session::named_by;
 use crate::store::PackageStore;
 
 /// Says for which Raft id the folder of Raft is.
@@ -35,7 +37,7 @@ const ID_FILE: &str = "raft-id";
 /// What it says while what another id left is being removed.
 const LEAVING: &str = "leaving\n";
 /// The database in the folder of Raft.
-const DB: &str = "db";
+pub(crate) const DB: &str = "db";
 /// How long after a failure Raft is started again.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// How often a full disk is looked at.
@@ -59,6 +61,13 @@ impl Seat {
         let (ours, theirs) = tokio::io::duplex(OWN_SESSION);
         self.master.attach(me, Channel::new(theirs, SESSION_LIMITS));
         Channel::new(ours, SESSION_LIMITS)
+    }
+
+    /// Whom its Raft takes for the master, in the recovery epoch of the record that this Raft keeps; until it keeps one, of what the node
+    /// believes.
+    pub(crate) fn named(&self, believed: u64) -> Option<NamedMaster> {
+        let epoch = self.raft.applied().borrow().state.cluster().map_or(believed, |cluster| cluster.epoch);
+        named_by(&self.raft.leadership().borrow(), epoch)
     }
 }
 
@@ -308,6 +317,30 @@ fn prepare(folder: &Path, raft_id: u64) -> Result<(), NodeError> {
         }
     }
     replace_file(&file, id_text(raft_id).as_bytes())
+}
+
+/// Gives the folder of Raft, with what is in it, to this Raft id: that of a recovery, which is greater than all before.
+pub(crate) fn give_to(folder: &Path, raft_id: u64) -> Result<(), NodeError> {
+    let file = folder.join(ID_FILE);
+    if whose(&file)? == Whose::Left {
+        let why = format!("{} says that what is in its folder was left, and is being removed", file.display());
+        return Err(NodeError::DamagedRaft(why));
+    }
+    replace_file(&file, id_text(raft_id).as_bytes())
+}
+
+/// For which Raft id the folder of Raft is; `None`: what is in it was left, and is of no use.
+///
+/// # Errors
+/// That cannot be read.
+pub(crate) fn owner(folder: &Path) -> Result<Option<u64>, NodeError> {
+    let file = folder.join(ID_FILE);
+    match whose(&file)? {
+        Whose::Of(id) => Ok(Some(id)),
+        Whose::Left => Ok(None),
+        Whose::Nobodys => Err(NodeError::DamagedRaft("it is gone, and what it was for is there".into())),
+        Whose::Unreadable => Err(NodeError::DamagedRaft("it does not hold the Raft id that was written".into())),
+    }
 }
 
 /// For which Raft id a folder is.

@@ -14,6 +14,7 @@ use tribune_messages::trust::NamedMaster;
 use tribune_p2p::PeerId;
 use tribune_p2p::network::Refusal;
 use tribune_p2p::rpc::{RpcClient, RpcError};
+use tribune_raft_store::model::SignedRecovery;
 
 use crate::belief::Belief;
 
@@ -45,6 +46,8 @@ pub enum Asked {
     Master(NamedMaster),
     /// A majority of them says that this node was removed from the cluster.
     Removed,
+    /// One of them goes by a recovery that this node did not know, and is to go by.
+    Recovered(Box<SignedRecovery>),
     /// There is no such majority; how many of how many voters answered.
     Nobody {
         /// Voters that answered.
@@ -55,7 +58,14 @@ pub enum Asked {
 }
 
 /// Asks all voters of the view at once. `own` is what this node's own Raft says, if it is a voter.
-pub async fn ask_voters(peers: &RpcClient, me: PeerId, belief: &Belief, own: Option<NamedMaster>) -> Asked {
+/// `believed` tells whether a recovery that one of them goes by is to be gone by here.
+pub async fn ask_voters(
+    peers: &RpcClient,
+    me: PeerId,
+    belief: &Belief,
+    own: Option<NamedMaster>,
+    believed: impl Fn(&SignedRecovery) -> bool,
+) -> Asked {
     let voters = belief.voter_peers();
     let mut answers = Answers::new();
     if voters.contains(&me) {
@@ -70,7 +80,8 @@ pub async fn ask_voters(peers: &RpcClient, me: PeerId, belief: &Belief, own: Opt
     let mut refused = 0;
     while let Some((voter, answer)) = asked.next().await {
         match answer {
-            Ok(master) => {
+            Ok((_, Some(recovery))) if believed(&recovery) => return Asked::Recovered(recovery),
+            Ok((master, _)) => {
                 answered += 1;
                 answers.insert(voter, master);
             }
@@ -89,10 +100,13 @@ pub async fn ask_voters(peers: &RpcClient, me: PeerId, belief: &Belief, own: Opt
     Asked::Nobody { answered, voters: voters.len() }
 }
 
-async fn ask(peers: &RpcClient, voter: PeerId) -> (PeerId, Result<Option<NamedMaster>, RpcError>) {
+/// Whom a voter takes for the master, and the recovery that it goes by.
+type Said = (Option<NamedMaster>, Option<Box<SignedRecovery>>);
+
+async fn ask(peers: &RpcClient, voter: PeerId) -> (PeerId, Result<Said, RpcError>) {
     let answer = peers.call::<_, PeerResponse>(voter, &PeerRequest::WhoIsMaster, ANSWER_WITHIN).await;
     let master = answer.and_then(|response| match response {
-        PeerResponse::Master { master, .. } => Ok(master),
+        PeerResponse::Master { master, recovery, .. } => Ok((master, recovery)),
         PeerResponse::Refused { why } => Err(RpcError::Failed { peer: voter, why }),
         other => Err(RpcError::Malformed(format!("{other:?} does not say who is master"))),
     });

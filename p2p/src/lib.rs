@@ -22,7 +22,7 @@ pub mod network;
 pub mod rpc;
 pub mod transfer;
 
-pub use blake3::Hash;
+pub use blake3::{Hash, Hasher};
 pub use channel::{Channel, ChannelError, Limits};
 pub use identity::Identity;
 pub use libp2p::{Multiaddr, PeerId};

@@ -7,12 +7,14 @@
 
 pub mod command;
 pub mod engine;
+pub mod examine;
 pub mod log_store;
 pub mod machine;
 pub mod model;
 pub mod raft_types;
 pub mod record;
 pub mod snapshot;
+pub mod stopped;
 pub mod store;
 mod stored;
 pub mod writer;

@@ -39,12 +39,37 @@ pub struct Applied<S> {
 }
 
 impl<S> Applied<S> {
-    fn meta(&self) -> SnapshotMeta {
+    pub(crate) fn meta(&self) -> SnapshotMeta {
         SnapshotMeta { last_log_id: self.last_applied, last_membership: self.membership.clone() }
     }
 
-    fn position(&self) -> StoredPosition {
+    pub(crate) fn position(&self) -> StoredPosition {
         StoredPosition::new(self.last_applied.as_ref(), &self.membership)
+    }
+}
+
+impl<S: Replicated> Applied<S> {
+    /// Applies the next entry.
+    pub(crate) fn apply(&mut self, entry: &LogEntry<S>) -> Result<S::Response, io::Error> {
+        let id = &entry.log_id;
+        if let Some(last) = &self.last_applied
+            && id.index <= last.index
+        {
+            return Err(io::Error::other(format!("log entry {id} was to be applied after {last}")));
+        }
+        let response = match &entry.payload {
+            EntryPayload::Blank => S::blank(),
+            EntryPayload::Normal(command) => {
+                let membership = self.membership.log_id().as_ref().map_or(0, |at| at.index);
+                self.state.apply(LogPlace { index: id.index, membership }, command)
+            }
+            EntryPayload::Membership(membership) => {
+                self.membership = StoredMembership::new(Some(*id), membership.clone());
+                S::blank()
+            }
+        };
+        self.last_applied = Some(*id);
+        Ok(response)
     }
 }
 
@@ -67,28 +92,6 @@ impl<S: Replicated, RT: AsyncRuntime> Machine<S, RT> {
         let now = read_state::<S>(writer.engine())?;
         let (publish, published) = watch::channel(Arc::new(now.clone()));
         Ok((Self { now, publish, writer, snapshots, runtime: PhantomData }, published))
-    }
-
-    fn apply_entry(&mut self, entry: &LogEntry<S>) -> Result<S::Response, io::Error> {
-        let id = &entry.log_id;
-        if let Some(last) = &self.now.last_applied
-            && id.index <= last.index
-        {
-            return Err(io::Error::other(format!("log entry {id} was to be applied after {last}")));
-        }
-        let response = match &entry.payload {
-            EntryPayload::Blank => S::blank(),
-            EntryPayload::Normal(command) => {
-                let membership = self.now.membership.log_id().as_ref().map_or(0, |at| at.index);
-                self.now.state.apply(LogPlace { index: id.index, membership }, command)
-            }
-            EntryPayload::Membership(membership) => {
-                self.now.membership = StoredMembership::new(Some(*id), membership.clone());
-                S::blank()
-            }
-        };
-        self.now.last_applied = Some(*id);
-        Ok(response)
     }
 
     /// Writes what changed, publishes the state, answers those who wait.
@@ -136,12 +139,12 @@ fn check_key(key: &[u8]) -> Result<(), StoreError> {
     if key.is_empty() || key >= AFTER_ROWS.as_slice() { Err(StoreError::RowKey) } else { Ok(()) }
 }
 
-fn put_position(batch: &mut Batch, position: &StoredPosition) -> Result<(), StoreError> {
+pub(crate) fn put_position(batch: &mut Batch, position: &StoredPosition) -> Result<(), StoreError> {
     batch.put(Family::StateMeta, POSITION, encode(position)?);
     Ok(())
 }
 
-fn read_state<S: Replicated>(engine: &dyn Engine) -> Result<Applied<S>, StoreError> {
+pub(crate) fn read_state<S: Replicated>(engine: &dyn Engine) -> Result<Applied<S>, StoreError> {
     let Some(bytes) = engine.get(Family::StateMeta, POSITION)? else { return Ok(Applied::default()) };
     let unreadable = |why| StoreError::Value { what: "position".into(), why };
     let (last_applied, membership) = decode::<StoredPosition>(&bytes).and_then(StoredPosition::read).map_err(unreadable)?;
@@ -181,7 +184,7 @@ impl<S: Replicated, RT: AsyncRuntime> RaftStateMachine<TypeConfig<S, RT>> for Ma
                 None => break Ok(()),
                 Some(Err(error)) => Err(error),
                 Some(Ok((entry, responder))) => {
-                    self.apply_entry(&entry).map(|response| answers.extend(responder.zip(Some(response))))
+                    self.now.apply(&entry).map(|response| answers.extend(responder.zip(Some(response))))
                 }
             };
             if let Err(error) = applied {

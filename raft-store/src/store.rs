@@ -205,12 +205,27 @@ struct StoreFormat {
 }
 
 /// Refuses a store that is not ours; marks a new one.
-fn check_format<S: Replicated>(engine: &dyn Engine) -> Result<(), StoreError> {
-    let Some(bytes) = engine.get(Family::StateMeta, FORMAT_KEY)? else {
+pub(crate) fn check_format<S: Replicated>(engine: &dyn Engine) -> Result<(), StoreError> {
+    if refuse_format::<S>(engine)? == Format::None {
         let mut batch = Batch::new();
         batch.put(Family::StateMeta, FORMAT_KEY, encode(&StoreFormat { format: FORMAT, schema: S::SCHEMA.into() })?);
-        return Ok(engine.write(batch, Durability::Synced)?);
-    };
+        engine.write(batch, Durability::Synced)?;
+    }
+    Ok(())
+}
+
+/// Whether a store says what it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// It is one of ours.
+    Ours,
+    /// It is new: nothing was ever written there.
+    None,
+}
+
+/// Refuses a store that is not ours.
+pub(crate) fn refuse_format<S: Replicated>(engine: &dyn Engine) -> Result<Format, StoreError> {
+    let Some(bytes) = engine.get(Family::StateMeta, FORMAT_KEY)? else { return Ok(Format::None) };
     let found: StoreFormat = decode(&bytes).map_err(|why| StoreError::Value { what: "format".into(), why })?;
     if found.format > FORMAT {
         return Err(StoreError::NewerFormat { found: found.format });
@@ -218,5 +233,5 @@ fn check_format<S: Replicated>(engine: &dyn Engine) -> Result<(), StoreError> {
     if found.schema != S::SCHEMA {
         return Err(StoreError::Schema { found: found.schema, expected: S::SCHEMA });
     }
-    Ok(())
+    Ok(Format::Ours)
 }

@@ -197,11 +197,9 @@ impl Run<'_> {
         self.stage.set(Stage::OVER);
         let fresh: Arc<Mutex<Option<UpdateId>>> = Arc::default();
         let (users, to) = (users.clone(), fresh.clone());
-        let nodes = users.nodes.clone();
-        let wanted: BTreeSet<PackageId> =
-            items.iter().filter(|item| item.name == "alone" && item.version == "1.1.0").map(|item| item.id).collect();
-        let targets = nodes.iter().filter_map(|node| Some((node.parse().ok()?, wanted.clone()))).collect();
-        self.cluster.sim.client("late", async move { Ok(users.fresh(targets, to).await?) });
+        let packages: Vec<PackageId> =
+            items.iter().filter(|item| item.name == "alone" && item.version != "1.2.0").map(|item| item.id).collect();
+        self.cluster.sim.client("late", async move { Ok(users.fresh(packages, to).await?) });
         let ended = |run: &Run<'_>| {
             let id = fresh.lock().ok().and_then(|fresh| *fresh);
             id.is_some_and(|id| run.phase_of(id).is_some_and(|phase| phase.ended() || phase.waits_for_user()))

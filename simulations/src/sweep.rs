@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::ops::Range;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -44,12 +45,25 @@ impl From<&Outcome> for Line {
 ///
 /// # Errors
 /// A run could not be started.
-pub fn sweep(seeds: Range<u64>, jobs: u64, plant: Option<Bug>, mut each: impl FnMut(&Line) + Send) -> Result<Vec<Line>> {
+pub fn sweep(seeds: Range<u64>, jobs: u64, plant: Option<Bug>, each: impl FnMut(&Line) + Send) -> Result<Vec<Line>> {
+    sweep_with(&std::env::current_exe().context("finding this program")?, seeds, jobs, plant, each)
+}
+
+/// The same, with this program.
+///
+/// # Errors
+/// As [`sweep`].
+pub fn sweep_with(
+    program: &Path,
+    seeds: Range<u64>,
+    jobs: u64,
+    plant: Option<Bug>,
+    mut each: impl FnMut(&Line) + Send,
+) -> Result<Vec<Line>> {
     let stop = AtomicBool::new(false);
     let next = AtomicU64::new(seeds.start);
     let lines = Mutex::new(Vec::new());
     let each = Mutex::new(&mut each);
-    let program = std::env::current_exe().context("finding this program")?;
     std::thread::scope(|scope| {
         let mut workers = Vec::new();
         for _ in 0..jobs.max(1) {
@@ -59,7 +73,7 @@ pub fn sweep(seeds: Range<u64>, jobs: u64, plant: Option<Bug>, mut each: impl Fn
                     if seed >= seeds.end || stop.load(Ordering::Relaxed) {
                         return Ok(());
                     }
-                    let line = one(&program, seed, &[], plant)?;
+                    let line = one(program, seed, &[], plant)?;
                     // With a bug planted the first that finds it is enough.
                     stop.fetch_or(plant.is_some() && line.violation.is_some(), Ordering::Relaxed);
                     if let (Ok(mut each), Ok(mut lines)) = (each.lock(), lines.lock()) {
@@ -83,7 +97,7 @@ pub fn sweep(seeds: Range<u64>, jobs: u64, plant: Option<Bug>, mut each: impl Fn
 ///
 /// # Errors
 /// It could not be started.
-pub fn one(program: &std::path::Path, seed: u64, without: &[usize], plant: Option<Bug>) -> Result<Line> {
+pub fn one(program: &Path, seed: u64, without: &[usize], plant: Option<Bug>) -> Result<Line> {
     let mut command = Command::new(program);
     command.args(["run", "--seed", &seed.to_string(), "--json"]);
     if !without.is_empty() {

@@ -296,22 +296,24 @@ impl Users {
         }
     }
 
-    /// A fresh update after all is healed, that must complete.
+    /// A fresh update of all nodes after all is healed, that must come to its end.
     ///
     /// # Errors
-    /// It was not taken.
-    pub async fn fresh(
-        self,
-        targets: BTreeMap<NodeName, BTreeSet<PackageId>>,
-        to: Arc<std::sync::Mutex<Option<UpdateId>>>,
-    ) -> Result<()> {
+    /// It cannot be asked for.
+    pub async fn fresh(self, packages: Vec<PackageId>, to: Arc<std::sync::Mutex<Option<UpdateId>>>) -> Result<()> {
         let mut client = self.client().await?;
         let options = UpdateOptions { again: true, allow_drift: true, ..UpdateOptions::default() };
-        let request =
-            UpdateRequest { kind: UpdateKind::Install, targets: Targets { nodes: targets, classes: BTreeMap::new() }, options };
+        let request = |package: PackageId| {
+            let nodes = names(&self.nodes).into_iter().map(|node| (node, BTreeSet::from([package]))).collect();
+            let targets = Targets { nodes, classes: BTreeMap::new() };
+            UpdateRequest { kind: UpdateKind::Install, targets, options: options.clone() }
+        };
+        // All may have one of them already.
+        let mut packages = packages.into_iter().cycle();
         let accepted = loop {
             // A node that is just coming back is away, and a plan with it is refused.
-            match client.order(UserCommand::Submit { request: request.clone() }, PATIENT).await {
+            let Some(package) = packages.next() else { bail!("there is no package to install") };
+            match client.order(UserCommand::Submit { request: request(package) }, PATIENT).await {
                 Ok(accepted) => break accepted,
                 Err(error) => self.trace.note("late", format!("hears: {error}")),
             }

@@ -1,11 +1,13 @@
 //! The binary as an operator runs it.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+
+use crate::net::Host;
 
 /// A program of this workspace, beside the running test's own folder.
 pub fn program(name: &str) -> PathBuf {
@@ -51,7 +53,12 @@ impl Output {
 
 /// Runs `tribune` with these arguments, and this on its standard input.
 pub fn tribune(args: &[&str], input: &str) -> Result<Output> {
-    let mut command = Command::new(program("tribune"));
+    tribune_on(None, args, input)
+}
+
+/// The same on a host of a network; `None`: on this machine.
+pub fn tribune_on(host: Option<&Host>, args: &[&str], input: &str) -> Result<Output> {
+    let mut command = command_on(host, &program("tribune"));
     command.args(args).env_remove("TRIBUNE_DATA").env_remove("TRIBUNE_PEER").env_remove("TRIBUNE_KEY");
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
@@ -65,4 +72,9 @@ pub fn tribune(args: &[&str], input: &str) -> Result<Output> {
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     })
+}
+
+/// A command that runs a program on a host of a network, or on this machine.
+pub fn command_on(host: Option<&Host>, program: &Path) -> Command {
+    host.map_or_else(|| Command::new(program), |host| host.command(program))
 }

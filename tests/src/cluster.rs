@@ -1,17 +1,19 @@
-//! Nodes as real processes on this machine's loopback, in a folder of their own.
+//! Nodes as real processes, on this machine's loopback or each on a host of its own, in a folder of their own.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::address::anywhere;
-use crate::cli::{Output, program, tribune};
+use crate::cli::{Output, command_on, program, tribune, tribune_on};
+use crate::net::{Host, Net};
 use crate::probe::{self, Entry};
+use crate::processes::{self, kill};
 use crate::wait::eventually;
 
 /// How a node is made.
@@ -37,7 +39,19 @@ pub struct Node {
     pub data: PathBuf,
     /// Whether it may be a voter.
     voter: Voter,
+    /// Where it runs; `None`: on this machine's loopback.
+    host: Option<Host>,
+    log: LogInTheEnd,
     keeper: Option<Child>,
+}
+
+/// What becomes of a node's log when the test is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogInTheEnd {
+    /// It is printed, which shows it when the test fails.
+    Printed,
+    /// The test itself looks after it.
+    Left,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +76,7 @@ impl Cluster {
 
     /// The same, with options for each.
     pub fn start_with(options: &[NodeOptions]) -> Result<Self> {
-        let mut cluster = Self { nodes: Vec::new(), folder: tempfile::Builder::new().prefix("tribune-").tempdir()? };
+        let mut cluster = Self::none()?;
         for options in options {
             cluster.add(options)?;
         }
@@ -70,23 +84,43 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// No node yet.
+    pub fn none() -> Result<Self> {
+        Ok(Self { nodes: Vec::new(), folder: tempfile::Builder::new().prefix("tribune-").tempdir()? })
+    }
+
+    /// One node on each host of a network.
+    pub fn start_on(net: &Net, options: &NodeOptions) -> Result<Self> {
+        let mut cluster = Self::none()?;
+        for host in net.hosts() {
+            cluster.add_on(Some(host), options)?;
+        }
+        cluster.settle()?;
+        Ok(cluster)
+    }
+
     /// Adds a node, and runs it.
     pub fn add(&mut self, options: &NodeOptions) -> Result<()> {
+        self.add_on(None, options)
+    }
+
+    fn add_on(&mut self, host: Option<&Host>, options: &NodeOptions) -> Result<()> {
         let name = format!("n{}", self.nodes.len() + 1);
         let data = self.folder.path().join(&name);
         let place = data.display().to_string();
         let further: Vec<&str> = options.args.iter().map(String::as_str).collect();
-        let any = anywhere();
-        let common = [&["--data", &place, "--name", &name, "--control", &any, "--data-address", &any], &further[..]].concat();
+        let at = host.map_or_else(anywhere, |host| format!("/ip4/{}/tcp/0", host.address));
+        let common = [&["--data", &place, "--name", &name, "--control", &at, "--data-address", &at], &further[..]].concat();
         if self.nodes.is_empty() {
-            tribune(&[&["init"], &common[..]].concat(), "")?.expect(0)?;
+            tribune_on(host, &[&["init"], &common[..]].concat(), "")?.expect(0)?;
         } else {
             let token = self.nodes[0].cli(&["token", "create"])?.expect(0)?.stdout;
             let peer = self.nodes[0].address()?;
-            tribune(&[&["join", "--peer", &peer, "--token-file", "-"], &common[..]].concat(), &token)?.expect(0)?;
+            tribune_on(host, &[&["join", "--peer", &peer, "--token-file", "-"], &common[..]].concat(), &token)?.expect(0)?;
         }
         let voter = if options.args.iter().any(|arg| arg == "never") { Voter::Never } else { Voter::May };
-        let mut node = Node { name, data, voter, keeper: None };
+        let mut node = Node::at(&name, data);
+        (node.voter, node.host) = (voter, host.cloned());
         node.run()?;
         self.nodes.push(node);
         Ok(())
@@ -139,7 +173,7 @@ impl Cluster {
     /// A command of the admin, over the network, at a node that runs.
     pub fn admin(&self, at: &Node, args: &[&str]) -> Result<Output> {
         let key = self.nodes[0].data.join("admin.key").display().to_string();
-        tribune(&[args, &["--peer", &at.address()?, "--key", &key]].concat(), "")
+        tribune_on(at.host(), &[args, &["--peer", &at.address()?, "--key", &key]].concat(), "")
     }
 
     /// A running node that is not the master.
@@ -152,13 +186,30 @@ impl Cluster {
 impl Node {
     /// A node in this data folder, which does not run.
     pub fn at(name: &str, data: PathBuf) -> Self {
-        Self { name: name.to_owned(), data, voter: Voter::May, keeper: None }
+        let log = LogInTheEnd::Printed;
+        Self { name: name.to_owned(), data, voter: Voter::May, host: None, log, keeper: None }
+    }
+
+    /// What becomes of its log when it is dropped.
+    pub fn log_in_the_end(&mut self, log: LogInTheEnd) {
+        self.log = log;
+    }
+
+    /// The host that it runs on, if it is not this machine.
+    pub fn host(&self) -> Option<&Host> {
+        self.host.as_ref()
+    }
+
+    /// Runs it, and waits until it answers.
+    pub fn run(&mut self) -> Result<()> {
+        self.begin()?;
+        eventually(&format!("node {} answers", self.name), || Ok((self.cli(&["status"])?.code == 0).then_some(())))
     }
 
     /// Runs it.
-    pub fn run(&mut self) -> Result<()> {
+    pub fn begin(&mut self) -> Result<()> {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.data.with_extension("log"))?;
-        let keeper = Command::new(program("tribune"))
+        let keeper = command_on(self.host.as_ref(), &program("tribune"))
             .args(["run", "--data", &self.data.display().to_string()])
             .env("TRIBUNE_HOLD_BACK", self.held_back())
             .stdin(Stdio::null())
@@ -166,7 +217,22 @@ impl Node {
             .stderr(log)
             .spawn()?;
         self.keeper = Some(keeper);
-        eventually(&format!("node {} answers", self.name), || Ok((self.cli(&["status"])?.code == 0).then_some(())))
+        Ok(())
+    }
+
+    /// How its keeper ended, if it did so by itself.
+    pub fn has_ended(&mut self) -> Result<Option<ExitStatus>> {
+        let Some(keeper) = &mut self.keeper else { return Ok(None) };
+        let status = keeper.try_wait()?;
+        if status.is_some() {
+            self.keeper = None;
+        }
+        Ok(status)
+    }
+
+    /// Whether it was started and not stopped since.
+    pub fn is_run(&self) -> bool {
+        self.keeper.is_some()
     }
 
     /// The folder of what it holds back as the master: while a file with the name of a command lies there, it does not propose that.
@@ -230,15 +296,24 @@ impl Node {
         Ok(())
     }
 
-    /// Kills its agent, then its keeper, with SIGKILL. What the keeper has started goes on; [`Node::run`] runs the node again.
-    pub fn kill_node_processes(&mut self) -> Result<()> {
-        self.kill_agent()?;
+    /// Kills its keeper with SIGKILL. Its agent ends by itself then, and what the keeper has started goes on; [`Node::run`] runs the node
+    /// again.
+    pub fn kill_keeper(&mut self) -> Result<()> {
         let mut keeper = self.keeper.take().context("the node does not run")?;
         // It may have ended by itself.
         let _ = keeper.kill();
         keeper.wait()?;
+        Ok(())
+    }
+
+    /// Kills its agent, then its keeper, with SIGKILL. What the keeper has started goes on; [`Node::run`] runs the node again.
+    pub fn kill_node_processes(&mut self) -> Result<()> {
+        if let Some(agent) = self.agent()? {
+            kill(agent);
+        }
+        self.kill_keeper()?;
         // On a slow machine the keeper has come to start another agent in between.
-        let agents = processes()?.into_iter().filter(|process| process.is_agent() && process.belongs_to(&self.data));
+        let agents = processes::all()?.into_iter().filter(|process| process.is_agent() && process.belongs_to(&self.data));
         agents.for_each(|process| kill(process.pid));
         Ok(())
     }
@@ -254,22 +329,20 @@ impl Node {
     }
 
     fn signal_agent(&self, signal: Signal) -> Result<()> {
-        let agent = self.agent()?.and_then(|agent| Pid::from_raw(i32::try_from(agent).ok()?)).context("the node has no agent")?;
-        Ok(kill_process(agent, signal)?)
+        processes::signal(self.agent()?.context("the node has no agent")?, signal);
+        Ok(())
     }
 
     /// The pid of its agent.
     pub fn agent(&self) -> Result<Option<u32>> {
         let keeper = self.keeper.as_ref().context("the node does not run")?.id();
-        Ok(processes()?.into_iter().find(|process| process.parent == keeper && process.is_agent()).map(|p| p.pid))
+        Ok(processes::all()?.into_iter().find(|process| process.parent == keeper && process.is_agent()).map(|p| p.pid))
     }
 
     /// Kills keeper, agent and everything that the node has started, with SIGKILL.
     pub fn kill_all(&mut self) -> Result<()> {
-        if let Some(mut keeper) = self.keeper.take() {
-            // It may have ended by itself.
-            let _ = keeper.kill();
-            keeper.wait()?;
+        if self.is_run() {
+            self.kill_keeper()?;
         }
         self.kill_rest()
     }
@@ -277,9 +350,7 @@ impl Node {
     /// Stops it as an operator does, with SIGTERM.
     pub fn stop(&mut self) -> Result<()> {
         if let Some(mut keeper) = self.keeper.take() {
-            if let Some(pid) = Pid::from_raw(i32::try_from(keeper.id())?) {
-                kill_process(pid, Signal::TERM)?;
-            }
+            processes::signal(keeper.id(), Signal::TERM);
             keeper.wait()?;
         }
         Ok(())
@@ -288,7 +359,7 @@ impl Node {
     fn kill_rest(&self) -> Result<()> {
         // A process that is being started while the others are killed is found in the next round.
         loop {
-            let left: Vec<_> = processes()?.into_iter().filter(|process| process.belongs_to(&self.data)).collect();
+            let left: Vec<_> = processes::all()?.into_iter().filter(|process| process.belongs_to(&self.data)).collect();
             if left.is_empty() {
                 return Ok(());
             }
@@ -301,53 +372,11 @@ impl Drop for Node {
     fn drop(&mut self) {
         // Whatever fails here has failed the test already.
         let _ = self.kill_all();
+        if self.log == LogInTheEnd::Left {
+            return;
+        }
         // What a test prints is shown when it fails.
         let log = fs::read_to_string(self.data.with_extension("log")).unwrap_or_default();
         eprintln!("--- log of {}\n{log}", self.name);
-    }
-}
-
-struct Process {
-    pid: u32,
-    parent: u32,
-    args: Vec<String>,
-    environment: String,
-}
-
-impl Process {
-    fn is_agent(&self) -> bool {
-        self.args.get(1).is_some_and(|argument| argument == "agent")
-    }
-
-    fn belongs_to(&self, data: &Path) -> bool {
-        let data = data.display().to_string();
-        self.args.contains(&data) || self.environment.contains(&format!("{data}/"))
-    }
-}
-
-fn processes() -> Result<Vec<Process>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc")? {
-        let path = entry?.path();
-        let Some(pid) = path.file_name().and_then(|name| name.to_str()?.parse().ok()) else { continue };
-        // One that has ended meanwhile has no files.
-        let (Ok(stat), Ok(args)) = (fs::read_to_string(path.join("stat")), fs::read(path.join("cmdline"))) else { continue };
-        let Some((_, rest)) = stat.rsplit_once(") ") else { continue };
-        let mut fields = rest.split(' ');
-        if fields.next() == Some("Z") {
-            continue;
-        }
-        let parent = fields.next().and_then(|parent| parent.parse().ok()).unwrap_or(0);
-        let environment = String::from_utf8_lossy(&fs::read(path.join("environ")).unwrap_or_default()).into_owned();
-        let args = args.split(|byte| *byte == 0).map(|arg| String::from_utf8_lossy(arg).into_owned()).collect();
-        found.push(Process { pid, parent, args, environment });
-    }
-    Ok(found)
-}
-
-fn kill(pid: u32) {
-    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-        // It may have ended meanwhile.
-        let _ = kill_process(pid, Signal::KILL);
     }
 }

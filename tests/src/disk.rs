@@ -7,6 +7,9 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use rustix::fs::statvfs;
 
+/// What the names of all of them begin with; then comes the process that made it.
+const PREFIX: &str = "tribune-test-";
+
 /// A small disk in the place of a folder. It is taken away when this is dropped, also by a panic.
 #[derive(Debug)]
 pub struct SmallDisk {
@@ -29,11 +32,26 @@ impl SmallDisk {
         fs::rename(folder, &aside)?;
         fs::create_dir(folder)?;
         let place = folder.display().to_string();
-        run("mount", &["-t", "tmpfs", "-o", &format!("size={bytes},mode=0700"), "tribune-test", &place])?;
+        let name = format!("{PREFIX}{}", std::process::id());
+        run("mount", &["-t", "tmpfs", "-o", &format!("size={bytes},mode=0700"), &name, &place])?;
         let disk = Self { folder: folder.to_owned() };
         run("cp", &["-a", &format!("{}/.", aside.display()), &place])?;
         fs::remove_dir_all(aside)?;
         Ok(disk)
+    }
+
+    /// Takes away the disks of tests that were killed.
+    pub fn sweep() -> Result<()> {
+        for line in fs::read_to_string("/proc/mounts")?.lines() {
+            let mut words = line.split(' ');
+            let (Some(name), Some(place)) = (words.next(), words.next()) else { continue };
+            let Some(pid) = name.strip_prefix(PREFIX) else { continue };
+            if !Path::new("/proc").join(pid).exists() {
+                // Another test may be sweeping as well.
+                let _ = run("umount", &["--lazy", place]);
+            }
+        }
+        Ok(())
     }
 
     /// Makes it so large.

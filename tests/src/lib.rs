@@ -7,12 +7,15 @@ pub mod address;
 pub mod cli;
 pub mod cluster;
 pub mod disk;
+pub mod net;
 pub mod package;
 pub mod probe;
+pub mod processes;
 pub mod wait;
 
 pub use cli::Output;
 pub use cluster::{Cluster, Node, NodeOptions};
 pub use disk::SmallDisk;
+pub use net::{Host, Net};
 pub use package::PackageSource;
 pub use wait::eventually;

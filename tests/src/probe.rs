@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use rustix::time::{ClockId, clock_gettime};
@@ -53,6 +53,11 @@ pub enum Said {
 pub fn read_log(file: &Path) -> Vec<Entry> {
     let text = std::fs::read_to_string(file).unwrap_or_default();
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// The file that the probe of a module writes with `--also FOLDER`: one for each process.
+pub fn own_log(folder: &Path, node: &str, module: &str, pid: u32) -> PathBuf {
+    folder.join(node).join(format!("{}.{pid}", module.replace('/', ".")))
 }
 
 /// Tells the probe behind a control socket what to do; returns when it has understood.

@@ -1,5 +1,6 @@
 //! The arguments of `tribune`. One idea: a value is checked where it is read, so a command gets names, ids and times, never text.
 
+mod disaster;
 mod fleet;
 mod node;
 mod package;
@@ -16,6 +17,7 @@ use clap_complete::Shell;
 use tribune_node::client::Peer;
 use tribune_raft_store::model::Span;
 
+pub use disaster::{BackupArgs, RecoverArgs, RestoreArgs};
 pub use fleet::{AdminCommand, ClassCommand, ClusterCommand, EventsArgs, LocalCommand, NodeCommand};
 pub use node::{InitArgs, JoinArgs, TokenCommand, TokenCreateArgs};
 pub use package::{ImageCommand, PackageCommand};
@@ -148,6 +150,18 @@ pub enum Command {
     /// Look at this node's own storage, and take it back, without the cluster
     #[command(subcommand)]
     Local(LocalCommand),
+    /// Write everything that the cluster can be made again from into one file
+    #[command(after_help = disaster::BACKUP)]
+    Backup(BackupArgs),
+    /// Make a node from a backup: it becomes the only voter of the cluster that the backup is of
+    #[command(after_help = disaster::RESTORE)]
+    Restore(Box<RestoreArgs>),
+    /// Read everything on this node's disk that it goes by, and say what is not as it was written; nothing is changed
+    #[command(after_help = disaster::FSCK)]
+    Fsck,
+    /// Make a stopped voter or standby the only voter of its cluster, after a majority was lost for good
+    #[command(after_help = disaster::RECOVER)]
+    Recover(RecoverArgs),
     /// Say who may do what
     #[command(subcommand)]
     Admin(AdminCommand),

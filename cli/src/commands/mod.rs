@@ -1,5 +1,6 @@
 //! The commands. Each reads what it needs, checks what was named, asks or orders, and prints.
 
+mod disaster;
 mod events;
 mod fleet;
 mod local;
@@ -96,6 +97,10 @@ async fn client(context: &mut Context, command: Command) -> Done {
         Command::Check => fleet::check(context).await,
         Command::Events(args) => events::events(context, args).await,
         Command::Local(command) => local::local(context, command).await,
+        Command::Backup(args) => disaster::backup(context, args).await,
+        Command::Restore(args) => disaster::restore(context, *args).await,
+        Command::Fsck => disaster::fsck(context).await,
+        Command::Recover(args) => disaster::recover(context, args).await,
         Command::Run
         | Command::Agent
         | Command::Shim

@@ -23,7 +23,7 @@ fn again<T: Serialize + DeserializeOwned>(fields: Value) -> Value {
     serde_json::to_value(view).unwrap()
 }
 
-const DOCUMENTS: [(&str, Again); 30] = [
+const DOCUMENTS: [(&str, Again); 34] = [
     ("error", again::<ErrorView>),
     ("done", again::<DoneView>),
     ("initialised", again::<InitialisedView>),
@@ -52,6 +52,10 @@ const DOCUMENTS: [(&str, Again); 30] = [
     ("submitted", again::<SubmittedView>),
     ("update", again::<UpdateView>),
     ("updates", again::<Many<SummaryView>>),
+    ("fsck", again::<FsckView>),
+    ("backup", again::<BackupView>),
+    ("restored", again::<RestoredView>),
+    ("recovered", again::<RecoveredView>),
     ("local", again::<LocalView>),
     ("local_regressed", again::<GenerationView>),
 ];
@@ -124,7 +128,7 @@ macro_rules! all_of {
 
 #[test]
 fn every_word_for_an_event_or_a_step_is_described() {
-    let kinds = all_of!(EventKind: ClusterCreated NodeJoined NodeChanged RaftRoleChanged PackagePublished PackageRemoved ClassChanged
+    let kinds = all_of!(EventKind: ClusterCreated ClusterRecovered NodeJoined NodeChanged RaftRoleChanged PackagePublished PackageRemoved ClassChanged
         UpdateSubmitted UpdatePhase Veto Decision NodeFailed NodeAway NodeApart NodeRestarted NodeRemoved CloneRefused
         SettingsChanged Discrepancy DiscrepancyRepaired AccessChanged);
     let steps = all_of!(Step: Planned Asked Voted Staged Pending Ready Go Started Settled Persisted Regressed Failed Away);

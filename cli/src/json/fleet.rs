@@ -172,6 +172,10 @@ pub(super) fn texts<K: ToString, V: ToString>(map: &BTreeMap<K, V>) -> BTreeMap<
     map.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
 }
 
+pub(super) fn strings<T: ToString>(items: impl IntoIterator<Item = T>) -> Vec<String> {
+    items.into_iter().map(|item| item.to_string()).collect()
+}
+
 /// A class, in `classes`.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(serde::Deserialize))]

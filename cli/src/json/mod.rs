@@ -3,6 +3,7 @@
 //!
 //! Times are milliseconds since the Unix epoch and end in `_at`; lengths of time are milliseconds and end in `_ms`.
 
+mod disaster;
 mod done;
 mod fleet;
 mod local;
@@ -14,6 +15,7 @@ use serde::Serialize;
 
 use crate::problem::Problem;
 
+pub use disaster::{BackupView, FsckView, RecoveredView, RestoredView};
 pub use done::{
     BuiltView, DoneView, InitialisedView, JoinedView, KeyView, NeededView, PublicationView, PublishedPackage, RetainedView,
     SubmittedView, TokenView,

@@ -1,5 +1,6 @@
 //! What commands print. One idea: a command says what there is, and only here is decided how it looks.
 
+pub mod disaster;
 pub mod fleet;
 pub mod package;
 pub mod process;

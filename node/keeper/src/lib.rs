@@ -41,4 +41,4 @@ pub use restart::{RestartPolicy, RestartWhen};
 pub use shim::{shim_main, take_agent_socket};
 pub use sockets::{AddressError, SocketAddress, SocketError};
 pub use spec::{ChildId, ChildSpec, FileSpec, LogSpec, SignalName, SocketSpec, SpecError, StopSpec};
-pub use state::FolderError;
+pub use state::{FolderError, Hold};

@@ -140,33 +140,55 @@ pub(crate) struct Folder {
     _lock: File,
 }
 
+/// Keeps a node from running for as long as this lives: for who works on what it has on disk.
+#[derive(Debug)]
+pub struct Hold {
+    _lock: File,
+}
+
+impl Hold {
+    /// Takes the place of the keeper in its folder, which is made where it is not there.
+    ///
+    /// # Errors
+    /// The node runs, or the folder cannot be written.
+    pub fn take(folder: &Path) -> Result<Self, FolderError> {
+        take_lock(folder).map(|lock| Self { _lock: lock })
+    }
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> FolderError {
+    let path = path.to_owned();
+    move |source| FolderError::System { path, source }
+}
+
+fn take_lock(path: &Path) -> Result<File, FolderError> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path.join("fifos")).map_err(at(path))?;
+    let lock_path = path.join("lock");
+    let mut lock = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&lock_path)
+        .map_err(at(&lock_path))?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => {
+            let pid = fs::read_to_string(&lock_path).ok().map(|pid| pid.trim().to_owned()).filter(|pid| !pid.is_empty());
+            return Err(FolderError::Taken { folder: path.into(), pid });
+        }
+        Err(error) => return Err(at(&lock_path)(error.into())),
+    }
+    // Only for the message above: nothing depends on it.
+    let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
+    Ok(lock)
+}
+
 impl Folder {
     /// Makes the folder where it is not there, and locks it.
     pub(crate) fn lock(path: &Path) -> Result<Self, FolderError> {
-        let at = |path: &Path| {
-            let path = path.to_owned();
-            move |source| FolderError::System { path, source }
-        };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(path.join("fifos")).map_err(at(path))?;
-        let lock_path = path.join("lock");
-        let mut lock = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&lock_path)
-            .map_err(at(&lock_path))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => {
-                let pid = fs::read_to_string(&lock_path).ok().map(|pid| pid.trim().to_owned()).filter(|pid| !pid.is_empty());
-                return Err(FolderError::Taken { folder: path.into(), pid });
-            }
-            Err(error) => return Err(at(&lock_path)(error.into())),
-        }
-        // Only for the message above: nothing depends on it.
-        let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
+        let lock = take_lock(path)?;
         let boot = boot_id().map_err(at(Path::new("/proc/sys/kernel/random/boot_id")))?;
         let folder = Self { path: path.into(), state: path.join(format!("state-{boot}.json")), _lock: lock };
         folder.forget_other_starts().map_err(at(path))?;

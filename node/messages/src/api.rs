@@ -1,7 +1,7 @@
 //! What a user asks of any peer, over the network or a node's own socket.
 //!
 //! On a stream one request follows another; each has one answer, an [`ApiResult`]. An [`ApiRequest::Upload`] is followed by
-//! the bytes of the file, as the stream's body, before its answer. A peer that is not the master hands on what only the
+//! the bytes of the file, as the stream's body, before its answer; the answer to an [`ApiRequest::Backup`] by those of the backup. A peer that is not the master hands on what only the
 //! master can answer. Orders are signed by the user, so the peer between cannot change them.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,6 +48,8 @@ pub enum ApiRequest {
         /// The size of the file, in bytes.
         size: u64,
     },
+    /// Everything that the cluster can be made again from: [`ApiResponse::Backup`]. Needs the admin role.
+    Backup,
     /// The processes on a node: [`ApiResponse::Processes`]. Handed on to that node.
     Processes {
         /// Which; none: the peer itself.
@@ -64,6 +66,8 @@ pub enum ApiRequest {
     },
     /// What is in this node's local storage: [`ApiResponse::Local`]. Over the node's own socket only.
     LocalShow,
+    /// Read everything on this node's disk that it goes by, and change nothing: [`ApiResponse::Fsck`]. Over the node's own socket only.
+    Fsck,
     /// Register a process that this node did not start, or change how it is registered: [`ApiResponse::Registered`], once that is on
     /// disk. Over the node's own socket only.
     Register(Box<Registration>),
@@ -174,12 +178,19 @@ pub enum ApiResponse {
         /// On how many voters its blobs are.
         copies: u32,
     },
+    /// A backup of so many bytes follows, as the stream's body.
+    Backup {
+        /// Its size, in bytes.
+        size: u64,
+    },
     /// The processes.
     Processes(Vec<ProcessInfo>),
     /// The end of a log.
     Log(LogText),
     /// What is in local storage.
     Local(Box<LocalInfo>),
+    /// What is on the node's disk is as it was written, or what is not.
+    Fsck(Box<Fsck>),
     /// A process is registered, and this is what the node knows of it now.
     Registered(Box<ProcessInfo>),
     /// A process is registered no more.
@@ -423,4 +434,53 @@ pub struct LocalInfo {
     pub open: BTreeMap<UpdateId, String>,
     /// Generations that failed, with why.
     pub failed: Vec<String>,
+}
+
+/// What a look at a node's disk found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fsck {
+    /// The node.
+    pub node: NodeName,
+    /// What was looked at.
+    pub looked_at: Vec<LookedAt>,
+    /// What is not as it should be.
+    pub findings: Vec<Finding>,
+}
+
+/// A part of what a node has on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskPart {
+    /// Its settings, its key, whom it believes.
+    NodeFiles,
+    /// Raft's log, vote, record and snapshot.
+    RaftStore,
+    /// The package store.
+    PackageStore,
+    /// What is installed, and what it can go back to.
+    LocalStorage,
+}
+
+/// How much of a part was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LookedAt {
+    /// Which part.
+    pub part: DiskPart,
+    /// How many files, rows or blobs were read.
+    pub read: u64,
+    /// How many bytes these had, where that was counted.
+    pub bytes: u64,
+}
+
+/// Something on disk that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// In which part.
+    pub part: DiskPart,
+    /// Where.
+    pub place: String,
+    /// What is wrong, one sentence.
+    pub what: String,
+    /// What to do.
+    pub todo: String,
 }

@@ -27,6 +27,8 @@ pub const SESSION_PROTOCOL: &str = "/tribune/session/1";
 pub const PEER_PROTOCOL: &str = "/tribune/peer/1";
 /// A node that wants to join ([`join`]). Control network, anyone.
 pub const JOIN_PROTOCOL: &str = "/tribune/join/1";
+/// A recovery of the cluster is shown ([`trust`]). Control network, anyone: what counts is who signed it, and not who shows it.
+pub const RECOVERY_PROTOCOL: &str = "/tribune/recovery/1";
 /// Users and their programs ([`api`]). Control network, members and principals; the same messages go over a node's own socket.
 pub const ADMIN_PROTOCOL: &str = "/tribune/admin/1";
 /// A user's request that one peer hands on to another ([`api`]). Control network, members only.

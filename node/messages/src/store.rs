@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use tribune_raft_store::model::{Signature, Span};
+use tribune_raft_store::model::{Signature, SignedRecovery, Span};
 
 use crate::api::{LogText, ProcessInfo};
 use crate::trust::NamedMaster;
@@ -51,6 +51,9 @@ pub enum PeerResponse {
         master: Option<NamedMaster>,
         /// How long it has known of none.
         none_for: Option<Span>,
+        /// The recovery that it goes by, which the asker may not know.
+        #[serde(default)]
+        recovery: Option<Box<SignedRecovery>>,
     },
     /// The blobs that are in the package store.
     Held {

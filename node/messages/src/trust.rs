@@ -1,10 +1,11 @@
 //! Whom a node believes.
 //!
 //! One idea: a node believes a master only after a majority of the voters that it knows has named it, and learns of new
-//! voters only from a master that it believes. So no single peer can direct it, or keep the master from it.
+//! voters only from a master that it believes. So no single peer can direct it, or keep the master from it. When a majority is gone for
+//! good, an admin's signature counts in its place: a [`SignedRecovery`].
 
 use serde::{Deserialize, Serialize};
-use tribune_raft_store::model::{ClusterId, NodeName, PeerId, PublicKey, RaftRole, Role};
+use tribune_raft_store::model::{ClusterId, NodeName, PeerId, PublicKey, RaftRole, Role, SignedRecovery};
 
 /// Who is in the cluster: what a node needs to find the master and to know whom it lets in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +21,9 @@ pub struct ClusterView {
     /// Identities of nodes that were removed: they are told so, and let in for nothing else.
     #[serde(default)]
     pub removed: Vec<PeerId>,
+    /// The recovery with which the epoch began; none: the cluster was never recovered.
+    #[serde(default)]
+    pub recovery: Option<SignedRecovery>,
 }
 
 /// A node, as the others know it.
@@ -35,6 +39,13 @@ pub struct ViewNode {
     pub data: Vec<String>,
     /// Its part in Raft.
     pub raft: RaftRole,
+    /// What it may order with its own key.
+    #[serde(default = "viewer")]
+    pub local_commands: Role,
+}
+
+fn viewer() -> Role {
+    Role::Viewer
 }
 
 /// A user's key, as the nodes know it.
@@ -55,4 +66,19 @@ pub struct NamedMaster {
     pub term: u64,
     /// The master.
     pub peer: PeerId,
+}
+
+/// What who shows a recovery hears.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RecoveryAnswer {
+    /// It is believed from now on, and on disk.
+    Taken,
+    /// It was known, or a later one is.
+    Known,
+    /// It is not believed.
+    Refused {
+        /// Why, as a sentence.
+        why: String,
+    },
 }

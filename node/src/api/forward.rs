@@ -70,7 +70,7 @@ impl Api {
         }
     }
 
-    async fn open_to_master(&self, origin: &Origin) -> Result<Channel, ApiError> {
+    pub(super) async fn open_to_master(&self, origin: &Origin) -> Result<Channel, ApiError> {
         let master = self.seen.borrow().master.filter(|master| *master != self.me);
         let Some(master) = master.filter(|_| !matches!(origin, Origin::Forwarded(_))) else { return Err(self.no_master()) };
         self.control.open(master, &[], FORWARD_PROTOCOL, LIMITS).await.map_err(|error| {
@@ -106,6 +106,6 @@ fn answer(received: Result<Option<ApiResult>, ChannelError>) -> ApiResult {
     }
 }
 
-fn lost(error: &ChannelError) -> ApiError {
+pub(super) fn lost(error: &ChannelError) -> ApiError {
     ApiError::Timeout { what: format!("the master was lost before it answered ({error})") }
 }

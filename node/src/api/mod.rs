@@ -5,8 +5,10 @@
 //!
 //! - [`serve`]: the streams by which users come;
 //! - [`own`]: what this node answers itself;
-//! - [`forward`]: what it hands on.
+//! - [`forward`]: what it hands on;
+//! - [`backup`]: a backup, made here or handed on.
 
+mod backup;
 mod forward;
 mod own;
 mod serve;
@@ -23,6 +25,7 @@ use tribune_p2p::{Identity, Network, PeerId};
 use tribune_raft_store::model::{PublicKey, Role};
 
 use crate::belief::Belief;
+use crate::data::DataFolder;
 use crate::master::Caller;
 use crate::peers::span;
 use crate::problems::Problems;
@@ -57,6 +60,7 @@ enum Stream {
 pub(crate) struct Api {
     pub(crate) me: PeerId,
     pub(crate) identity: Identity,
+    pub(crate) data: DataFolder,
     pub(crate) settings: Settings,
     pub(crate) control: Network,
     pub(crate) peers: RpcClient,
@@ -68,7 +72,7 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    /// Answers everything but uploads.
+    /// Answers everything but uploads and backups.
     async fn answer(&self, request: ApiRequest, origin: &Origin) -> ApiResult {
         match request {
             ApiRequest::Status => Ok(self.status()),
@@ -78,6 +82,11 @@ impl Api {
             ApiRequest::LocalShow => {
                 socket_only(origin, "what is in its local storage")?;
                 self.local_show().await
+            }
+            ApiRequest::Fsck => {
+                socket_only(origin, "a check of its disk")?;
+                self.local_limit(Role::Operator, "a check of the disk")?;
+                self.fsck().await
             }
             ApiRequest::LocalRegress { generation, force } => {
                 socket_only(origin, "a local regress")?;
@@ -102,6 +111,7 @@ impl Api {
             }
             ApiRequest::Query(_) | ApiRequest::Plan(_) | ApiRequest::Order(_) => self.by_master(request, origin).await,
             ApiRequest::Upload { .. } => Err(ApiError::Bad { what: "an upload is followed by a body".into() }),
+            ApiRequest::Backup => Err(ApiError::Bad { what: "the answer to a backup is followed by a body".into() }),
         }
     }
 

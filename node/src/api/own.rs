@@ -13,6 +13,7 @@ use tribune_raft_store::model::{KeySignature, NodeName, ProcessName, PublicKey, 
 use super::{Api, Origin};
 use crate::belief::{REMOVED, network_peer, record_peer};
 use crate::facts::VERSION;
+use crate::fsck::fsck;
 use crate::peers::span;
 
 /// How long an order that is signed here is good: beyond any wait for its answer, and any difference of clocks that is healthy.
@@ -119,6 +120,11 @@ impl Api {
     pub(super) async fn unregister(&self, name: ProcessName) -> ApiResult {
         self.agent.unregister(name).await.map_err(|what| ApiError::NotFound { what })?;
         Ok(ApiResponse::Unregistered)
+    }
+
+    pub(super) async fn fsck(&self) -> ApiResult {
+        let found = fsck(self.data.clone()).await.map_err(|error| ApiError::Failed { what: error.to_string() })?;
+        Ok(ApiResponse::Fsck(Box::new(found)))
     }
 
     pub(super) async fn local_show(&self) -> ApiResult {

@@ -144,6 +144,7 @@ impl Api {
 
     async fn respond(&self, channel: &mut Channel, request: ApiRequest, origin: &Origin) -> Result<Stream, ChannelError> {
         let (result, stream) = match request {
+            ApiRequest::Backup => return self.backup(channel, origin).await,
             ApiRequest::Upload { size } => self.upload(channel.halves().1, size, origin).await,
             request => (self.answer(request, origin).await, Stream::GoesOn),
         };

@@ -102,6 +102,7 @@ fn update_of(command: &MasterCommand) -> Option<tribune_raft_store::model::Updat
         | MasterCommand::Checked { .. }
         | MasterCommand::MakeStandby { .. }
         | MasterCommand::MakeVoter { .. }
-        | MasterCommand::MakeMember { .. } => None,
+        | MasterCommand::MakeMember { .. }
+        | MasterCommand::Recover { .. } => None,
     }
 }

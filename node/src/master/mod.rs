@@ -9,13 +9,16 @@
 //! - `sessions` and `session`: the nodes' sessions;
 //! - `coordinator`: drives updates;
 //! - `copies`: second nodes with one identity;
+//! - `herald`: shows a recovery to those that may not know it;
 //! - `members` and `replicas`: who is voter and standby, and that each holds the package store;
-//! - `orders`, `queries`, `answers`: what users ask;
+//! - `orders`, `queries`, `answers`, `backup`: what users ask;
 //! - `view`: who is in the cluster, for the nodes.
 
 mod answers;
+mod backup;
 mod coordinator;
 mod copies;
+mod herald;
 mod members;
 mod orders;
 mod published;
@@ -46,6 +49,7 @@ use tribune_raft_store::command::{JoinAs, MasterCommand, Rejection};
 use tribune_raft_store::model::{NodeName, PublicKey, Role, Signature};
 use tribune_raft_store::record::Record;
 
+use crate::backup::make::Contents;
 use crate::raft::{ProposeError, RaftNode};
 use crate::store::PackageStore;
 use reign::Reign;
@@ -171,9 +175,11 @@ impl Master {
             | ApiRequest::Identity
             | ApiRequest::LocalOrder { .. }
             | ApiRequest::Upload { .. }
+            | ApiRequest::Backup
             | ApiRequest::Processes { .. }
             | ApiRequest::Log { .. }
             | ApiRequest::LocalShow
+            | ApiRequest::Fsck
             | ApiRequest::Register(_)
             | ApiRequest::Unregister { .. }
             | ApiRequest::LocalRegress { .. } => {
@@ -199,6 +205,16 @@ impl Master {
             "a file was uploaded"
         );
         Ok(ApiResponse::Uploaded { packages: taken.packages, copies })
+    }
+
+    /// Gathers what goes into a backup.
+    pub(crate) async fn backup(&self, caller: &Caller) -> Result<Contents, ApiError> {
+        let reign = self.reign()?;
+        caller.may(Role::Admin, "a backup")?;
+        let contents = reign.gather().await?;
+        let name = caller.name.as_deref().unwrap_or("somebody");
+        tracing::info!(by = name, size = contents.size(), "a backup is made");
+        Ok(contents)
     }
 
     /// Lets a node in that has a good token.

@@ -20,7 +20,7 @@ use tribune_raft_store::record::Record;
 
 use super::published::Published;
 use super::sessions::Seat;
-use super::{Parts, coordinator, copies, members, published, replicas};
+use super::{Parts, coordinator, copies, herald, members, published, replicas};
 use crate::raft::{ProposeError, RaftNode};
 use crate::store::PackageStore;
 
@@ -167,6 +167,7 @@ fn begin(parts: &Parts, term: u64) -> (JoinSet<()>, Arc<Reign>) {
     tasks.spawn(coordinator::coordinate(reign.clone()));
     tasks.spawn(members::keep_members(reign.clone()));
     tasks.spawn(replicas::keep_replicas(reign.clone()));
+    tasks.spawn(herald::show_recovery(reign.clone(), parts.control.clone()));
     tasks.spawn(copies::note_copies(reign.clone(), parts.control.copies()));
     (tasks, reign)
 }

@@ -21,6 +21,8 @@ use crate::store::Held;
 
 /// How long one call may fetch; what is not there by then is asked for again.
 pub(super) const KEEP_WITHIN: Duration = Duration::from_secs(600);
+/// The most nodes that are asked for a blob while no other is in Raft.
+const MOST_SOURCES: usize = 32;
 /// How long a call without fetching may take.
 const ASK_WITHIN: Duration = Duration::from_secs(30);
 /// How often a store that was whole is looked at again.
@@ -130,10 +132,18 @@ impl Reign {
         }
     }
 
-    /// The other voters and standbys: where the master gets what it lacks.
-    fn other_stores(&self) -> Vec<PeerId> {
-        let others = members(&self.applied().state).into_iter();
-        others.filter(|((name, _), _)| *name != self.name).map(|(_, peer)| peer).collect()
+    /// Where the master gets what it lacks: the other voters and standbys, and while there are none, as after a recovery, nodes that
+    /// were some, or have installed it.
+    pub(super) fn other_stores(&self) -> Vec<PeerId> {
+        let applied = self.applied();
+        let others = members(&applied.state).into_iter();
+        let others: Vec<PeerId> = others.filter(|((name, _), _)| *name != self.name).map(|(_, peer)| peer).collect();
+        if !others.is_empty() {
+            return others;
+        }
+        let liveness = self.liveness.borrow();
+        let there = applied.state.nodes().values().filter(|node| node.name != self.name && liveness.is_connected(&node.name));
+        there.filter_map(|node| to_peer(&node.peer)).take(MOST_SOURCES).collect()
     }
 
     fn note_replica(&self, name: &NodeName, blobs: &Arc<BTreeMap<Signature, u64>>) {

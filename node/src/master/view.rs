@@ -14,6 +14,7 @@ pub fn view(record: &Record) -> Option<ClusterView> {
         control: node.facts.control_addresses.clone(),
         data: node.facts.data_addresses.clone(),
         raft: node.raft,
+        local_commands: node.local_commands,
     });
     let principals = record.principals().iter().map(|(key, principal)| ViewPrincipal { key: *key, role: principal.role });
     Some(ClusterView {
@@ -22,6 +23,7 @@ pub fn view(record: &Record) -> Option<ClusterView> {
         nodes: nodes.collect(),
         principals: principals.collect(),
         removed: record.removed().iter().map(|(peer, _)| peer.clone()).collect(),
+        recovery: cluster.recovery.clone(),
     })
 }
 

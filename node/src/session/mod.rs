@@ -12,21 +12,23 @@ mod tests;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tribune_agent::agent::update::Lease;
 use tribune_agent::agent::{Agent, Standing};
 use tribune_master::directives::over_for_removed;
 use tribune_messages::SESSION_PROTOCOL;
 use tribune_messages::node::{Directive, MAX_SESSION_FRAME, READY_LEASE};
-use tribune_messages::trust::NamedMaster;
+use tribune_messages::trust::{NamedMaster, RecoveryAnswer};
 use tribune_p2p::rpc::RpcClient;
 use tribune_p2p::{Channel, Limits, Network, OpenError, PeerId};
-use tribune_raft_store::model::{NodeReport, Outcome};
+use tribune_raft_store::model::{NodeName, NodeReport, Outcome, SignedRecovery};
 
-use crate::belief::{BeliefKeeper, REMOVED, network_peer, record_peer};
+use crate::belief::{Belief, BeliefKeeper, REMOVED, network_peer, record_peer};
 use crate::problems::Problems;
 use crate::raft::Leadership;
+use crate::recovery::believe::{Disbelief, believe};
+use crate::recovery::shown::{Shown, alone, now};
 use crate::seat::Seat;
 use crate::settings::Settings;
 use crate::trust::{Asked, ask_voters};
@@ -39,6 +41,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const DOUBT_AFTER: Duration = Duration::from_millis(700);
 /// A pause after a session that ended at once, so that two nodes which disagree do not do so a thousand times a second.
 const AFTER_REFUSAL: Duration = Duration::from_millis(100);
+const PROBLEM: &str = "recovery";
 /// Why an update ends on a node that was removed.
 const WHY_OVER: &str = "this node was removed from the cluster";
 /// The master may be silent for as long as the connection lives.
@@ -119,8 +122,60 @@ enum Ended {
 }
 
 impl<A: Acting> Session<A> {
+    /// Keeps up a session with the master, until the agent has ended. A recovery that is believed ends the one there is.
+    pub(crate) async fn run(self, mut shown: mpsc::Receiver<Shown>) {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.adopt_shown(&mut shown) => drop(self.seen.send_replace(MasterSeen::nobody())),
+                () = self.follow() => return,
+            }
+        }
+    }
+
+    /// Returns once this node goes by a recovery that it was shown.
+    async fn adopt_shown(&self, shown: &mut mpsc::Receiver<Shown>) {
+        while let Some(Shown { recovery, answer }) = shown.recv().await {
+            let said = self.adopt(&recovery);
+            let taken = said == RecoveryAnswer::Taken;
+            // Who showed it may have gone.
+            let _ = answer.send(said);
+            if taken {
+                return;
+            }
+        }
+        std::future::pending().await
+    }
+
+    fn believe(&self, recovery: &SignedRecovery) -> Result<Belief, Disbelief> {
+        let belief = self.belief.watch().borrow().clone();
+        believe(&belief, &self.me, recovery, now(), alone(&self.seen.borrow()))
+    }
+
+    /// Goes by a recovery from now on, once that is on disk.
+    fn adopt(&self, recovery: &SignedRecovery) -> RecoveryAnswer {
+        let refused = |why: String| RecoveryAnswer::Refused { why };
+        match self.believe(recovery) {
+            Ok(belief) => match self.belief.adopt(belief) {
+                Ok(()) => {
+                    self.problems.clear(PROBLEM);
+                    let belief = self.belief.watch().borrow().clone();
+                    let voters: Vec<&NodeName> = belief.voters().map(|node| &node.name).collect();
+                    tracing::warn!(epoch = belief.view.epoch, ?voters, "the cluster was recovered: what is older counts no more");
+                    RecoveryAnswer::Taken
+                }
+                Err(error) => {
+                    self.problems.set(PROBLEM, format!("a recovery of the cluster cannot be written down: {error}"));
+                    refused(error.to_string())
+                }
+            },
+            Err(Disbelief::Known) => RecoveryAnswer::Known,
+            Err(why) => refused(why.to_string()),
+        }
+    }
+
     /// Keeps up a session with the master, until the agent has ended.
-    pub(crate) async fn run(self) {
+    async fn follow(&self) {
         let mut counted_on = Instant::now();
         loop {
             if self.belief.watch().borrow().own().is_none() {
@@ -199,6 +254,10 @@ impl<A: Acting> Session<A> {
                             opening = self.open(&other);
                             named = other;
                         }
+                        Asked::Recovered(recovery) => {
+                            drop(self.adopt(&recovery));
+                            break Err("the cluster was recovered meanwhile".to_owned());
+                        }
                         _ => {}
                     },
                 }
@@ -233,6 +292,7 @@ impl<A: Acting> Session<A> {
             match self.ask().await {
                 Asked::Master(master) => return Some(master),
                 Asked::Removed => return None,
+                Asked::Recovered(recovery) => drop(self.adopt(&recovery)),
                 Asked::Nobody { answered, voters } => tracing::debug!(answered, voters, "no majority names a master"),
             }
             let mut seats = self.seat.clone();
@@ -247,8 +307,9 @@ impl<A: Acting> Session<A> {
 
     async fn ask(&self) -> Asked {
         let belief = self.belief.watch().borrow().clone();
-        let own = self.seat.borrow().as_ref().and_then(|seat| named_by(&seat.raft.leadership().borrow(), belief.view.epoch));
-        let asked = ask_voters(&self.peers, self.me, &belief, own).await;
+        let own = self.seat.borrow().as_ref().and_then(|seat| seat.named(belief.view.epoch));
+        let believed = |recovery: &SignedRecovery| self.believe(recovery).is_ok();
+        let asked = ask_voters(&self.peers, self.me, &belief, own, believed).await;
         if let Asked::Master(named) = &asked {
             self.named.send_replace(network_peer(&named.peer));
         }

@@ -10,16 +10,16 @@ use tribune_agent::agent::UpdateStanding;
 use tribune_messages::PEER_PROTOCOL;
 use tribune_messages::node::{Fence, FromMaster, FromNode, Orders, ReportSent, Want};
 use tribune_messages::store::{PeerRequest, PeerResponse};
-use tribune_messages::trust::ClusterView;
+use tribune_messages::trust::{ClusterView, ViewPrincipal};
 use tribune_p2p::network::Incoming;
 use tribune_p2p::rpc::serve_rpc;
 use tribune_p2p::{AllowList, Identity, NetworkConfig, Who};
-use tribune_raft_store::model::{Generation, NodeReport, Outcome, RaftRole, UpdateId};
+use tribune_raft_store::model::{Generation, NodeReport, Outcome, PublicKey, RaftRole, Role, UpdateId};
 
 use super::*;
-use crate::belief::Belief;
 use crate::belief::tests::view;
 use crate::data::{DataFolder, replace_json};
+use crate::recovery::believe::tests::signed;
 
 const WITHIN: Duration = Duration::from_secs(10);
 
@@ -59,7 +59,7 @@ impl Voter {
         tokio::spawn(serve_rpc(questions, 4, move |_, _, request: PeerRequest| {
             assert_eq!(request, PeerRequest::WhoIsMaster);
             let master = Some(NamedMaster { epoch: 0, term: *told.lock().unwrap(), peer: me.clone() });
-            async move { PeerResponse::Master { master, none_for: None } }
+            async move { PeerResponse::Master { master, none_for: None, recovery: None } }
         }));
         let sessions = network.serve(SESSION_PROTOCOL, Who::Members, LIMITS).unwrap();
         Self { network, term, sessions }
@@ -84,6 +84,8 @@ struct Rig {
     belief: watch::Receiver<Arc<Belief>>,
     seen: watch::Receiver<MasterSeen>,
     problems: Problems,
+    shown: mpsc::Sender<Shown>,
+    admin: Identity,
 }
 
 async fn rig(folder: &Path) -> Rig {
@@ -92,6 +94,8 @@ async fn rig(folder: &Path) -> Rig {
     let voter = Voter::start(me).await;
     let mut view = view(&[("m", voter.network.peer_id(), RaftRole::Voter { raft_id: 0 }), ("n", me, RaftRole::Member)]);
     view.nodes[0].control = voter.network.listening().iter().map(ToString::to_string).collect();
+    let admin = Identity::generate();
+    view.principals.push(ViewPrincipal { key: PublicKey::new(admin.public_key()), role: Role::Admin });
     let folder = DataFolder::make(folder).unwrap();
     replace_json(&folder.cluster(), &Belief::first("n".parse().unwrap(), view.clone())).unwrap();
     let belief = BeliefKeeper::open(&folder).unwrap();
@@ -100,7 +104,7 @@ async fn rig(folder: &Path) -> Rig {
     let (standing, stands) = watch::channel(Standing::default());
     let (seen, sees) = watch::channel(MasterSeen::nobody());
     let problems = Problems::none();
-    let rig = Rig { voter, view, directed, standing, belief: belief.watch(), seen: sees, problems: problems.clone() };
+    let (believed, troubles) = (belief.watch(), problems.clone());
     let session = Session {
         me,
         settings: Settings::new("n".parse().unwrap(), None, None, None),
@@ -115,7 +119,9 @@ async fn rig(folder: &Path) -> Rig {
         named: watch::Sender::new(None),
         problems,
     };
-    tokio::spawn(session.run());
+    let (shown, shows) = mpsc::channel(1);
+    let rig = Rig { voter, view, directed, standing, belief: believed, seen: sees, problems: troubles, shown, admin };
+    tokio::spawn(session.run(shows));
     rig
 }
 
@@ -240,4 +246,37 @@ async fn on_a_removed_node_what_had_begun_goes_on_and_then_each_update_ends_as_i
     rig.report(&[NodeReport::Regressed { current: Generation::default(), why: None }]);
     let directives = timeout(WITHIN, rig.directed.recv()).await.unwrap().unwrap();
     assert_eq!(directives[0].want, ended(Outcome::Regressed));
+}
+
+#[tokio::test]
+async fn a_recovery_that_an_admin_signed_ends_the_session_and_is_on_disk_and_the_master_of_before_is_not_obeyed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = rig(folder.path()).await;
+    let mut channel = rig.voter.next().await;
+    channel.send(&rig.orders(1, 5)).await.unwrap();
+    timeout(WITHIN, rig.directed.recv()).await.unwrap().unwrap();
+
+    let (cluster, survivor) = (rig.view.cluster, Identity::generate());
+    let forged = signed(&Identity::generate(), (cluster, 1), ("r", &survivor), now());
+    let genuine = signed(&rig.admin, (cluster, 1), ("r", &survivor), now());
+    for (recovery, expected) in
+        [(forged, None), (genuine.clone(), Some(RecoveryAnswer::Taken)), (genuine, Some(RecoveryAnswer::Known))]
+    {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        rig.shown.send(Shown { recovery, answer }).await.unwrap();
+        let answer = timeout(WITHIN, answered).await.unwrap().unwrap();
+        match expected {
+            Some(expected) => assert_eq!(answer, expected),
+            None => assert!(matches!(&answer, RecoveryAnswer::Refused { why } if why.contains("no admin's")), "{answer:?}"),
+        }
+    }
+    let belief = BeliefKeeper::open(&DataFolder::open(folder.path()).unwrap()).unwrap().watch().borrow().clone();
+    assert_eq!(belief.voter_peers(), [survivor.peer_id()].into());
+    assert_eq!(belief.fence, Fence { epoch: 1, term: 0, sequence: 0 });
+    assert_eq!(rig.seen.borrow().master, None);
+    // The stream is gone, or what comes on it is not taken.
+    let _ = channel.send(&rig.orders(9, 9)).await;
+    let over = async { while let Ok(Some(_)) = channel.recv::<FromNode>().await {} };
+    timeout(WITHIN, over).await.expect("the session goes on");
+    assert!(rig.directed.try_recv().is_err(), "the master of before was obeyed");
 }

@@ -11,7 +11,7 @@ mod tests;
 mod upload;
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -44,6 +44,7 @@ pub struct PackageStore {
 
 #[derive(Debug)]
 struct Inner {
+    folder: PathBuf,
     blobs: BlobStore,
     manifests: Manifests,
     fetcher: Fetcher,
@@ -105,6 +106,7 @@ impl PackageStore {
         let blobs = BlobStore::open_with_reserve(folder.clone(), reserve).await?;
         let manifests = Manifests::open(folder.join("manifests")).await?;
         let inner = Inner {
+            folder,
             blobs,
             manifests,
             fetcher: Fetcher::new(data),
@@ -120,6 +122,11 @@ impl PackageStore {
     /// How long what no package needs is kept.
     pub fn kept_for(&self) -> Duration {
         self.inner.kept_for
+    }
+
+    /// Where it lies.
+    pub fn folder(&self) -> &Path {
+        &self.inner.folder
     }
 
     /// The blobs themselves, to be served to others.

@@ -9,6 +9,7 @@
 //!
 //! One process opens a folder at a time. Everything that touches a file runs where it may block ([`blocking`](crate::blocking)).
 
+mod examine;
 mod reader;
 mod store;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use blake3::Hash;
 
+pub use examine::{Examined, Unsound, examine, path_in};
 pub use reader::BlobReader;
 pub use store::{BlobStore, Condition, Imported};
 pub use writer::BlobWriter;

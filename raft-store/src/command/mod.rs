@@ -15,8 +15,8 @@ pub use rejection::Rejection;
 
 use crate::model::{
     CharacteristicKey, ClassName, ClusterId, Decision, Desired, Discrepancy, Ephemeral, Facts, Generation, KeySignature,
-    NodeName, NodeReport, PackageId, PeerId, Plan, PrincipalName, PublicKey, Receipt, RequestId, Role, Signature, Span,
-    Timestamp, UpdateId, UpdateRequest, VoterPreference,
+    NodeName, NodeReport, PackageId, PeerId, Plan, PrincipalName, PublicKey, Receipt, RequestId, Role, Signature, SignedRecovery,
+    Span, Timestamp, UpdateId, UpdateRequest, VoterPreference,
 };
 
 /// The longest signed order, in bytes of its JSON.
@@ -347,6 +347,11 @@ pub enum JoinAs {
 pub enum MasterCommand {
     /// The first entry of a cluster.
     Create(Birth),
+    /// One node alone is the cluster from here on. Written into the log of a stopped node, and proposed by nobody.
+    Recover {
+        /// What an admin signed.
+        recovery: SignedRecovery,
+    },
     /// A node joins with a token.
     Join {
         /// The BLAKE3 of the token.
@@ -468,6 +473,7 @@ impl MasterCommand {
     pub fn kind(&self) -> &'static str {
         match self {
             MasterCommand::Create(_) => "create",
+            MasterCommand::Recover { .. } => "recover",
             MasterCommand::Join { .. } => "join",
             MasterCommand::CloneRefused { .. } => "clone refused",
             MasterCommand::NodeState { .. } => "node state",

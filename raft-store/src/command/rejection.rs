@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::{MAX_ORDER_LIFE, MAX_TOKEN_LIFE, OrderError};
-use crate::model::{ClassName, ClusterId, IdError, NodeName, PackageId, PackageName, Plan, PublicKey, Role, Span, UpdateId};
+use crate::model::{
+    ClassName, ClusterId, IdError, MAX_EPOCH, NodeName, PackageId, PackageName, Plan, PublicKey, RecoveryError, Role, Span,
+    UpdateId,
+};
 
 /// Why an entry was not carried out. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -20,6 +23,30 @@ pub enum Rejection {
     Order {
         /// What is wrong.
         error: OrderError,
+    },
+    /// The recovery's signature or text is wrong.
+    #[error("{error}")]
+    Recovery {
+        /// What is wrong.
+        error: RecoveryError,
+    },
+    /// The recovery begins no later epoch.
+    #[error("the recovery begins epoch {given}, and the cluster is at {here}: it takes a higher one, up to {MAX_EPOCH}")]
+    Epoch {
+        /// The epoch it begins.
+        given: u64,
+        /// The epoch of the cluster.
+        here: u64,
+    },
+    /// The recovery is for another place of the log.
+    #[error("the recovery gives node {node} Raft id {given}, and its place in the log gives it {here}")]
+    RecoveryPlace {
+        /// The only voter.
+        node: NodeName,
+        /// What was signed.
+        given: u64,
+        /// What is right.
+        here: u64,
     },
     /// The order is for another cluster.
     #[error("the order is for cluster {given}; this is cluster {here}")]
@@ -275,6 +302,12 @@ impl Rejection {
 impl From<OrderError> for Rejection {
     fn from(error: OrderError) -> Self {
         Rejection::Order { error }
+    }
+}
+
+impl From<RecoveryError> for Rejection {
+    fn from(error: RecoveryError) -> Self {
+        Rejection::Recovery { error }
     }
 }
 

@@ -51,6 +51,23 @@ impl RocksEngine {
         Ok(Self { db })
     }
 
+    /// Opens the store that is in a folder for reading alone: no byte of it is changed, and another process may have it open.
+    pub fn open_read_only(folder: &Path) -> Result<Self, EngineError> {
+        refuse_remains(folder)?;
+        let mut options = database_options();
+        options.create_if_missing(false);
+        options.create_missing_column_families(false);
+        // A process that has it open may remove files meanwhile: those that are open stay readable.
+        options.set_max_open_files(-1);
+        let cache = Cache::new_lru_cache(BLOCK_CACHE);
+        refuse_unknown_families(&options, folder)?;
+        let families = Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(&cache)));
+        let default = ColumnFamilyDescriptor::new("default", family_options(&cache));
+        let db = DB::open_cf_descriptors_read_only(&options, folder, families.into_iter().chain([default]), false)
+            .map_err(|e| open_error(folder, &e))?;
+        Ok(Self { db })
+    }
+
     fn read_error(&self, family: Family, error: &rocksdb::Error) -> EngineError {
         let why = error.to_string();
         if is_damage(error) {

@@ -6,6 +6,7 @@
 
 mod live;
 mod reader;
+pub(crate) mod stopped;
 
 use std::io;
 use std::marker::PhantomData;

@@ -11,6 +11,7 @@ use super::ids::{
 };
 use super::manifest::{Manifest, ManifestError};
 use super::notation::Platform;
+use super::recovery::SignedRecovery;
 
 /// The record's format level that this build writes. No binary older than a record's level opens it.
 pub const RECORD_LEVEL: u32 = 1;
@@ -43,6 +44,9 @@ pub struct Cluster {
     /// How many unmet needs that check found beyond those that are kept.
     #[serde(default)]
     pub unmet_left_out: u64,
+    /// The recovery with which the present epoch began; none: the cluster was never recovered.
+    #[serde(default)]
+    pub recovery: Option<SignedRecovery>,
 }
 
 /// What can be set for the whole cluster.
@@ -421,6 +425,8 @@ pub struct Tombstone {
 pub enum EventKind {
     /// The cluster was made.
     ClusterCreated,
+    /// One node alone became the cluster, at a higher recovery epoch.
+    ClusterRecovered,
     /// A node joined.
     NodeJoined,
     /// A node is to leave, or has left.

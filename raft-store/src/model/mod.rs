@@ -8,6 +8,7 @@ pub mod ids;
 pub mod manifest;
 pub mod notation;
 pub mod plan;
+pub mod recovery;
 pub mod update;
 
 pub use fleet::*;
@@ -15,4 +16,5 @@ pub use ids::*;
 pub use manifest::*;
 pub use notation::*;
 pub use plan::*;
+pub use recovery::*;
 pub use update::*;

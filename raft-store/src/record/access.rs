@@ -32,7 +32,7 @@ impl Record {
     }
 
     /// The name of a key that may do what needs this role.
-    fn may(&self, key: &PublicKey, needs: Role) -> Result<String, Rejection> {
+    pub(super) fn may(&self, key: &PublicKey, needs: Role) -> Result<String, Rejection> {
         let (role, name) = self.role_of(key).ok_or(Rejection::UnknownKey { key: *key })?;
         if role < needs { Err(Rejection::Role { name, has: role, needs }) } else { Ok(name) }
     }

@@ -113,6 +113,7 @@ impl Record {
         }
         match command {
             MasterCommand::Create(birth) => self.create(at, birth),
+            MasterCommand::Recover { recovery } => self.recover(at, recovery),
             MasterCommand::NodeState { node, facts, current, ephemeral, kept, apart } => {
                 self.node_state(at, node, facts, (current, ephemeral.as_ref(), kept), apart.as_deref())
             }

@@ -10,7 +10,7 @@ use crate::command::{Accepted, Birth, Evidence, JoinAs, MAX_TOKEN_LIFE, NewNode,
 use crate::model::{
     Apart, Author, CharacteristicKey, Class, ClassName, Cluster, Desired, Ephemeral, EventKind, Facts, Generation, Manifest,
     Node, NodeName, Package, PackageId, Principal, PrincipalName, PublicKey, RECORD_LEVEL, RaftRole, Receipt, Role, Settings,
-    Signature, Span, Token, Update,
+    Signature, Span, Token, Update, raft_id,
 };
 
 /// The most nodes a cluster has.
@@ -43,6 +43,7 @@ impl Record {
                 installed: 0,
                 checked: 0,
                 unmet_left_out: 0,
+                recovery: None,
             },
         );
         let admin = Principal { name: birth.admin.clone(), role: Role::Admin, added: at.time };
@@ -154,7 +155,7 @@ impl Record {
 
     pub(super) fn make_standby(&mut self, at: At, name: &NodeName) -> Response {
         let epoch = self.cluster().map_or(0, |cluster| cluster.epoch);
-        let raft_id = epoch << 48 | at.index;
+        let raft_id = raft_id(epoch, at.index);
         self.change_raft(at, name, |role| (role == RaftRole::Member).then_some(RaftRole::Standby { raft_id }))?;
         Ok(Accepted::Standby { raft_id })
     }

@@ -12,6 +12,7 @@ mod packages;
 mod progress;
 mod query;
 mod queue;
+mod recovery;
 mod removal;
 mod should;
 mod table;

@@ -55,7 +55,7 @@ impl Record {
     }
 
     /// Its identity is never let in again, and no token that was made for it is good any more.
-    fn bury_identity(&mut self, at: At, node: Node, by: &str) {
+    pub(super) fn bury_identity(&mut self, at: At, node: Node, by: &str) {
         let Node { name, peer, key, class, desired, voter, should, .. } = node;
         let tokens: Vec<Signature> = self
             .tokens

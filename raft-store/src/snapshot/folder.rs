@@ -60,6 +60,11 @@ impl DiskFolder {
         Ok(Self { path: path.into() })
     }
 
+    /// A folder that is there, for reading.
+    pub(crate) fn existing(path: &Path) -> Self {
+        Self { path: path.into() }
+    }
+
     /// The same, behind the trait.
     pub fn shared(path: &Path) -> io::Result<Arc<dyn Folder>> {
         Ok(Arc::new(Self::open(path)?))

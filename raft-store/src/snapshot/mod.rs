@@ -10,17 +10,18 @@ pub mod model_folder;
 mod transfer;
 
 use std::io::{self, BufReader, BufWriter};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use tribune_planted::{Bug, planted};
 
-use self::folder::{ByteStream, Folder};
+use self::folder::{ByteStream, DiskFolder, Folder};
 use self::format::{FormatError, FrameReader, FrameWriter, MAX_SNAPSHOT};
 pub use self::transfer::SnapshotSink;
-use crate::engine::{Batch, Durability, Family};
-use crate::raft_types::{Replicated, SnapshotMeta};
+use crate::engine::{Batch, Durability, Engine, Family};
+use crate::raft_types::{Record, Replicated, SnapshotMeta};
 use crate::record::RecordError;
 use crate::store::StoreError;
 use crate::stored::{StoredPosition, decode, encode};
@@ -330,6 +331,17 @@ pub(crate) enum Purpose {
     Replace,
     /// It replaces the state.
     Install,
+}
+
+/// Checks the snapshot that a store names, if it names one, without changing anything.
+pub(crate) fn examine(engine: &dyn Engine, folder: &Path) -> Result<(), StoreError> {
+    let Some(bytes) = engine.get(Family::StateMeta, POINTER)? else { return Ok(()) };
+    let unreadable = |why| StoreError::Value { what: "snapshot".into(), why };
+    let Pointer { name, position, .. } = decode::<Pointer>(&bytes).map_err(unreadable)?;
+    let meta = SnapshotMeta::try_from(position).map_err(unreadable)?;
+    let folder: Arc<dyn Folder> = Arc::new(DiskFolder::existing(folder));
+    let file = StoredFile { folder, name, kept: AtomicBool::new(true) };
+    Ok(check(&file, Record::SCHEMA, &meta)?)
 }
 
 /// The snapshot that the store names, if it is good.

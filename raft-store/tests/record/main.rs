@@ -8,6 +8,7 @@ mod fleet;
 mod held;
 mod needs;
 mod packages;
+mod recovery;
 mod removal;
 mod replay;
 mod stories;

@@ -45,7 +45,7 @@ impl Invariant for CopiesAgree {
                 continue;
             };
             let at = index(state);
-            if self.looked.insert(node.name.clone(), at) == Some(at) || at == 0 || at % ONE_OF != 0 {
+            if self.looked.insert(node.name.clone(), at) == Some(at) || at == 0 || !at.is_multiple_of(ONE_OF) {
                 continue;
             }
             let hash = hash(state);

@@ -1,6 +1,7 @@
 //! A process for tests: it is a module of a package, writes down everything its node tells it, and does what a test tells it.
 //!
-//! Its log is its output, one JSON object a line (see `tribune_tests::probe::Entry`). A test speaks to it over the Unix socket
+//! Its log is its output, one JSON object a line (see `tribune_tests::probe::Entry`). With `--also FOLDER` it writes the same to a file of its
+//! own, which a full disk of its node does not keep from it (see `tribune_tests::probe::own_log`). A test speaks to it over the Unix socket
 //! `probes/PID` beside the node's process socket, a line at a time, each answered with `ok`:
 //!
 //! | line | what it does |
@@ -14,11 +15,12 @@
 //! | `late-veto UPDATE REASON` | vetoes an update after it has answered |
 //! | `exit CODE` | ends |
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::exit;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -26,7 +28,7 @@ use tribune_process::{
     Aborted, Ballot, ChangeoverDone, ChangeoverPending, HandOver, Handler, OutcomeTold, Overruled, Process, Proposal, Resume,
     Session,
 };
-use tribune_tests::probe::{Entry, Said};
+use tribune_tests::probe::{Entry, Said, own_log};
 
 #[derive(Debug, Clone)]
 struct Script {
@@ -61,11 +63,29 @@ struct Probe {
     script: Shared,
 }
 
+/// Its own file, with `--also`.
+static ALSO: OnceLock<File> = OnceLock::new();
+
 fn log(said: Said) {
-    let mut out = std::io::stdout().lock();
+    let mut line = serde_json::to_vec(&Entry::now(said)).unwrap_or_default();
+    line.push(b'\n');
     // Without its log the test fails by itself.
-    let _ = serde_json::to_writer(&mut out, &Entry::now(said));
-    let _ = out.write_all(b"\n").and_then(|()| out.flush());
+    if let Some(mut also) = ALSO.get() {
+        let _ = also.write_all(&line);
+    }
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(&line).and_then(|()| out.flush());
+}
+
+fn open_own_log(args: &[String], module: &str) -> Result<()> {
+    let Some(folder) = args.iter().skip_while(|arg| *arg != "--also").nth(1) else { return Ok(()) };
+    let node = std::env::var("TRIBUNE_NODE").context("TRIBUNE_NODE is not set")?;
+    let path = own_log(Path::new(folder), &node, module, std::process::id());
+    std::fs::create_dir_all(path.parent().context("a file in a folder")?)?;
+    let file = File::options().create(true).append(true).open(path)?;
+    // Nobody else sets it.
+    let _ = ALSO.set(file);
+    Ok(())
 }
 
 impl Probe {
@@ -128,6 +148,7 @@ fn main() -> Result<()> {
     let version = std::env::var("TRIBUNE_VERSION").unwrap_or_default();
     let script = Arc::new(Mutex::new(Script { ballot: Ballot::Accept, slow: Duration::ZERO, slow_ready: Duration::ZERO }));
     let args: Vec<String> = std::env::args().skip(1).collect();
+    open_own_log(&args, &module)?;
     log(Said::Started { module, version: version.clone(), args: args.clone() });
     if args.iter().any(|arg| arg == "--fail") {
         exit(1);
@@ -174,7 +195,10 @@ fn obey(stream: UnixStream, script: &Shared, session: &Session) -> Result<()> {
                 "go-on" => hold(None),
                 "late-veto" => {
                     let (update, reason) = rest.split_once(' ').unwrap_or((rest, ""));
-                    session.veto(update, reason)?;
+                    if let Err(refused) = session.veto(update, reason) {
+                        writeln!(answers, "{refused}")?;
+                        continue;
+                    }
                 }
                 "exit" => exit(rest.parse().unwrap_or(1)),
                 other => bail!("{other:?} is no order for a probe"),

@@ -48,6 +48,13 @@ pub(super) struct Description {
     modules: BTreeMap<String, DescribedModule>,
 }
 
+impl Description {
+    /// Which module of which package each of its modules is.
+    pub(super) fn places(&self) -> impl Iterator<Item = (PackageId, u32)> + '_ {
+        self.modules.values().map(|module| (module.package, module.index))
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct DescribedModule {
     package: PackageId,
@@ -109,6 +116,16 @@ impl Disk {
         self.folder.join(MANIFESTS)
     }
 
+    /// Where it is written down what a generation has.
+    pub(super) fn description(&self, number: u64) -> PathBuf {
+        self.generation(number).join(DESCRIPTION)
+    }
+
+    /// Where it is written down which generation is current.
+    pub(super) fn current_file(&self) -> PathBuf {
+        self.folder.join(CURRENT)
+    }
+
     fn generation(&self, number: u64) -> PathBuf {
         self.folder.join(GENERATIONS).join(number.to_string())
     }
@@ -156,11 +173,8 @@ impl Disk {
 
     /// Reads what a generation has, without its manifests.
     pub(super) fn read(&self, number: u64) -> Result<OnDisk, LocalError> {
-        let path = self.generation(number).join(DESCRIPTION);
-        let description = twin::read(&path, |path| match journal::read_entry::<Description>(path)? {
-            Some(other) if other.number != number => Err(damaged(path, format!("it describes generation {}", other.number))),
-            found => Ok(found),
-        })?;
+        let path = self.description(number);
+        let description = twin::read(&path, |path| read_description(path, number))?;
         Ok(description.ok_or(LocalError::NoGeneration(number))?.into())
     }
 
@@ -179,20 +193,13 @@ impl Disk {
         Installed::new(generation, packages, places).map(|found| found.in_storage_of(self.ephemeral)).map_err(unfit)
     }
 
-    fn manifest(&self, id: &PackageId) -> PathBuf {
+    pub(super) fn manifest(&self, id: &PackageId) -> PathBuf {
         self.manifests().join(format!("{id}.json"))
     }
 
     /// Reads a manifest and checks it against its id.
     pub(super) fn read_manifest(&self, id: &PackageId) -> Result<Option<Arc<StoredManifest>>, LocalError> {
-        twin::read(&self.manifest(id), |path| {
-            let Some(text) = files::read(path)? else { return Ok(None) };
-            if PackageId::of(&text) != *id {
-                return Err(damaged(path, "its text is not that of its id"));
-            }
-            let stored = StoredManifest::read(&text).map_err(|error| damaged(path, error))?;
-            Ok(Some(Arc::new(stored)))
-        })
+        Ok(twin::read(&self.manifest(id), |path| parse_manifest(path, id))?.map(Arc::new))
     }
 
     /// What a node that has `base` would have after a plan.
@@ -366,7 +373,24 @@ fn current_text(number: u64) -> String {
     format!("{number} {}\n", &check[..16])
 }
 
-fn read_current(path: &Path) -> Result<Option<u64>, LocalError> {
+/// Reads the manifest in a file and checks it against its id.
+pub(super) fn parse_manifest(path: &Path, id: &PackageId) -> Result<Option<StoredManifest>, LocalError> {
+    let Some(text) = files::read(path)? else { return Ok(None) };
+    if PackageId::of(&text) != *id {
+        return Err(damaged(path, "its text is not that of its id"));
+    }
+    StoredManifest::read(&text).map(Some).map_err(|error| damaged(path, error))
+}
+
+/// Reads what the generation with this number has.
+pub(super) fn read_description(path: &Path, number: u64) -> Result<Option<Description>, LocalError> {
+    match journal::read_entry::<Description>(path)? {
+        Some(other) if other.number != number => Err(damaged(path, format!("it describes generation {}", other.number))),
+        found => Ok(found),
+    }
+}
+
+pub(super) fn read_current(path: &Path) -> Result<Option<u64>, LocalError> {
     let Some(text) = files::read(path)? else { return Ok(None) };
     let number: u64 = match text.split_whitespace().next().map(str::parse) {
         Some(Ok(number)) => number,

@@ -37,6 +37,7 @@ use tribune_raft_store::model::{Generation, NodePlan, Signature, UpdateId};
 
 mod clearing;
 mod ephemeral;
+mod examine;
 mod files;
 mod generations;
 mod installed;
@@ -49,6 +50,7 @@ pub(crate) mod tests;
 mod twin;
 
 pub use ephemeral::EphemeralStorage;
+pub use examine::{Examined, Unsound, examine};
 pub(crate) use generations::live as live_in;
 pub use installed::{Installed, InstalledModule, PlanError, StoredManifest};
 pub use modules::Damage;

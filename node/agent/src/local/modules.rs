@@ -189,7 +189,7 @@ impl Disk {
     }
 }
 
-fn measure_of(module: &Module) -> Measure {
+pub(super) fn measure_of(module: &Module) -> Measure {
     Measure { signature: module.signature, size: module.size }
 }
 

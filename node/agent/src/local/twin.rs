@@ -12,7 +12,7 @@ use super::{LocalError, files};
 const COPY: &str = ".copy-";
 
 /// Where the second copy of a file lies: beside it.
-fn copy_of(path: &Path) -> PathBuf {
+pub(super) fn copy_of(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!("{COPY}{name}"))
 }

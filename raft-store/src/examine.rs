@@ -1,0 +1,105 @@
+//! Looking at the store of a Raft without changing anything, whether or not a process has it open.
+//!
+//! One idea: every row is read and understood as if it were about to be used, and what is wrong is said, all of it and not the first
+//! thing only.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::engine::rocks::RocksEngine;
+use crate::engine::{Engine, Family, KeyRange, Order};
+use crate::log_store::stopped;
+use crate::machine::{Applied, read_state};
+use crate::raft_types::Record;
+use crate::snapshot;
+use crate::stopped::read_to_end;
+use crate::store::{StoreError, refuse_format};
+
+/// How often a store that a process has open is looked at: files it removed meanwhile are no damage.
+const TRIES: usize = 3;
+
+/// What a store has.
+#[derive(Debug, Default)]
+pub struct Examined {
+    /// How many rows were read, of log and state.
+    pub rows: u64,
+    /// How many bytes these have.
+    pub bytes: u64,
+    /// What is wrong, one sentence each.
+    pub wrong: Vec<String>,
+    /// The record at the end of its log, if all of it can be understood.
+    pub record: Option<Record>,
+}
+
+/// Reads every row of the store in a folder of Raft, and its snapshot. Blocks.
+pub fn examine(folder: &Path) -> Examined {
+    let mut examined = Examined::default();
+    for _ in 0..TRIES {
+        examined = try_examine(folder);
+        if examined.wrong.is_empty() {
+            break;
+        }
+    }
+    examined
+}
+
+fn try_examine(folder: &Path) -> Examined {
+    let mut examined = Examined::default();
+    let engine: Arc<dyn Engine> = match RocksEngine::open_read_only(&folder.join("db")) {
+        Ok(engine) => Arc::new(engine),
+        Err(error) => {
+            examined.wrong.push(error.to_string());
+            return examined;
+        }
+    };
+    let engine = engine.as_ref();
+    if let Err(error) = refuse_format::<Record>(engine) {
+        examined.wrong.push(error.to_string());
+        return examined;
+    }
+    for family in Family::ALL {
+        if let Err(error) = examined.count(engine, family) {
+            examined.wrong.push(format!("{family}: {error}"));
+        }
+    }
+    // What RocksDB itself cannot read is said; what it means need not be said again.
+    if !examined.wrong.is_empty() {
+        return examined;
+    }
+    let checks = [check_log(engine), check_state(engine), snapshot::examine(engine, &folder.join("snapshots"))];
+    examined.wrong.extend(checks.into_iter().filter_map(Result::err).map(|error| error.to_string()));
+    if examined.wrong.is_empty() {
+        match read_to_end(engine) {
+            Ok(at_end) => examined.record = Some(at_end.applied.state),
+            Err(error) => examined.wrong.push(error.to_string()),
+        }
+    }
+    examined
+}
+
+impl Examined {
+    fn count(&mut self, engine: &dyn Engine, family: Family) -> Result<(), StoreError> {
+        for row in engine.scan(family, KeyRange::all(), Order::Ascending) {
+            let (key, value) = row?;
+            self.rows += 1;
+            self.bytes += (key.len() + value.len()) as u64;
+        }
+        Ok(())
+    }
+}
+
+/// The log has no hole, and each entry can be understood.
+fn check_log(engine: &dyn Engine) -> Result<(), StoreError> {
+    stopped::edges::<Record>(engine)?;
+    stopped::entries::<Record>(engine, 0).try_for_each(|entry| entry.map(drop))
+}
+
+/// The state can be understood, and the log goes on where it ends.
+fn check_state(engine: &dyn Engine) -> Result<(), StoreError> {
+    let Applied { last_applied, .. } = read_state::<Record>(engine)?;
+    let next = last_applied.map_or(0, |last| last.index + 1);
+    match stopped::entries::<Record>(engine, 0).next().transpose()? {
+        Some(first) if first.log_id.index > next => Err(StoreError::Missing { index: next }),
+        _ => Ok(()),
+    }
+}
