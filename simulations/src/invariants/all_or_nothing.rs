@@ -1,9 +1,8 @@
 //! After healing, every target is on the new or every target is on the old, unless a user chose otherwise (DESIGN, section 5).
 
-use tribune_raft_store::model::{OnFailure, Outcome, Phase};
+use tribune_raft_store::model::{OnFailure, Outcome, Phase, Step, Update, UpdateId};
 
 use super::Invariant;
-use crate::history::History;
 use crate::seen::Seen;
 
 #[derive(Debug)]
@@ -24,10 +23,7 @@ impl Invariant for AllOrNothing {
             if seen.was(id).is_some_and(|was| was.phase.ended()) {
                 continue;
             }
-            let changed = update
-                .nodes
-                .iter()
-                .filter(|(_, node)| node.changed && !node.gone && node.step < tribune_raft_store::model::Step::Regressed);
+            let changed = update.nodes.iter().filter(|(_, node)| node.changed && !node.gone && node.step < Step::Regressed);
             let on_new: Vec<&str> = changed.map(|(name, _)| name.as_str()).collect();
             let chose = !update.decisions.is_empty() || update.request.options.on_failure != OnFailure::RegressAll;
             match outcome {
@@ -42,29 +38,25 @@ impl Invariant for AllOrNothing {
                     if let Some((name, node)) = left.filter(|_| !chose) {
                         return Err(format!("{id} ended as {outcome}, and {name} is {} and did not change", node.step));
                     }
+                    self.look_at_nodes(seen, id, update)?;
                 }
                 _ => {}
             }
         }
         Ok(())
     }
+}
 
-    fn at_rest(&mut self, seen: &Seen, _: &History) -> Result<(), String> {
-        let updates = seen.updates();
-        let Some((id, update)) = updates.iter().rev().find(|(_, update)| update.phase.ended()) else { return Ok(()) };
-        if update.phase != (Phase::Ended { outcome: Outcome::Completed }) || update.request.options.ephemeral {
-            return Ok(());
-        }
+impl AllOrNothing {
+    /// What the nodes of an update that has just completed have, as the record says of them.
+    fn look_at_nodes(&self, seen: &Seen, id: UpdateId, update: &Update) -> Result<(), String> {
+        let Some(truth) = seen.truth.as_ref().filter(|_| !update.request.options.ephemeral) else { return Ok(()) };
         for (name, plan) in update.plan.iter().flat_map(|plan| &plan.nodes) {
-            let Some(standing) =
-                seen.nodes.iter().find(|node| node.name == name.as_str()).and_then(|node| node.standing.as_ref())
-            else {
-                continue;
-            };
-            for change in &plan.changes {
-                if standing.current.packages.get(&change.name) != change.to.as_ref() {
-                    return Err(format!("the last update, {id}, completed, and {name} has another {}", change.name));
-                }
+            let kept = update.nodes.get(name).is_some_and(|node| node.step == Step::Settled);
+            let Some(node) = truth.state.nodes().get(name).filter(|_| kept) else { continue };
+            let other = plan.changes.iter().find(|change| node.current.packages.get(&change.name) != change.to.as_ref());
+            if let Some(change) = other {
+                return Err(format!("{id} has completed, and {name} has another {}", change.name));
             }
         }
         Ok(())
