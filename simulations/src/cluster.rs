@@ -101,10 +101,6 @@ impl Cluster<'_> {
         }
         cluster
     }
-
-    pub fn place(&self, name: &str) -> Option<&Place> {
-        self.places.iter().find(|place| place.name == name)
-    }
 }
 
 /// What a machine does: it makes its node, once, and starts its agent again and again.

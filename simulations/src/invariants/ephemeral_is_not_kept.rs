@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tribune_raft_store::model::{Phase, UpdateKind};
+use tribune_raft_store::model::{NodeProgress, Phase, Step, UpdateKind};
 
 use super::Invariant;
 use crate::seen::Seen;
@@ -21,17 +21,18 @@ impl Invariant for EphemeralIsNotKept {
 
     fn step(&mut self, seen: &Seen) -> Result<(), String> {
         for (id, update) in seen.updates() {
-            let open = matches!(update.phase, Phase::Wave { .. } | Phase::Verifying | Phase::Unpersisted);
+            let open = matches!(update.phase, Phase::Wave { .. } | Phase::Unpersisted);
             if !update.request.options.ephemeral || update.request.kind != UpdateKind::Install || !open {
                 continue;
             }
             for (name, plan) in update.plan.iter().flat_map(|plan| &plan.nodes) {
                 let node = seen.nodes.iter().find(|node| node.name == name.as_str());
                 let Some(standing) = node.and_then(|node| node.standing.as_ref()) else { continue };
-                let Some(progress) = update.nodes.get(name).filter(|progress| progress.before == standing.current.number) else {
+                // Once it is persisted there, or over, it may.
+                let runs = |progress: &&NodeProgress| progress.changed && progress.step <= Step::Settled;
+                if update.over_for(name) || update.nodes.get(name).filter(runs).is_none() {
                     continue;
-                };
-                let _ = progress;
+                }
                 let brought: BTreeSet<_> = plan.changes.iter().filter_map(|change| change.to).collect();
                 let installed: BTreeSet<_> = standing.current.packages.values().copied().collect();
                 let from: BTreeSet<_> = plan.changes.iter().filter_map(|change| change.from).collect();

@@ -4,13 +4,13 @@
 
 mod all_asked;
 mod all_or_nothing;
+mod applied_only_grows;
 mod ballots_are_true;
 mod barrier;
 mod bytes_match;
 mod committed_stays;
 mod copies_agree;
 mod ephemeral_is_not_kept;
-mod fence_only_rises;
 mod nothing_lost;
 mod one_master_a_term;
 mod one_outcome;
@@ -21,7 +21,7 @@ mod published_on_majority;
 mod regress_is_complete;
 mod should_have;
 mod software_called_for;
-mod state_is_replayed;
+mod term_only_rises;
 mod tombstones_hold;
 mod veto_stops_all;
 mod voters_hold_store;
@@ -62,8 +62,8 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(one_master_a_term::OneMasterATerm::default()),
         Box::new(copies_agree::CopiesAgree::default()),
         Box::new(committed_stays::CommittedStays::default()),
-        Box::new(state_is_replayed::AppliedOnlyGrows::default()),
-        Box::new(fence_only_rises::EpochAndTermOnlyRise::default()),
+        Box::new(applied_only_grows::AppliedOnlyGrows::default()),
+        Box::new(term_only_rises::TermOnlyRises::default()),
         Box::new(one_update_a_node::OneUpdateANode),
         Box::new(barrier::Barrier),
         Box::new(veto_stops_all::VetoStopsAll),

@@ -27,7 +27,6 @@ type Names = BTreeMap<std::ffi::OsString, Entry>;
 struct Disk {
     files: BTreeMap<u64, Vec<u8>>,
     folders: BTreeMap<u64, Names>,
-    full: bool,
 }
 
 fn disks() -> MutexGuard<'static, BTreeMap<PathBuf, Disk>> {
@@ -63,11 +62,6 @@ pub fn cut(folder: &Path) -> io::Result<()> {
     again.take(folder)?;
     *disk = again;
     Ok(())
-}
-
-/// The number of files and folders that are durable, for the trace.
-pub fn durable(folder: &Path) -> (usize, usize) {
-    disks().get(folder).map_or((0, 0), |disk| (disk.files.len(), disk.folders.len()))
 }
 
 impl Disk {
@@ -144,9 +138,6 @@ fn note(fd: libc::c_int) -> io::Result<()> {
     }
     let path = fs::read_link(format!("/proc/self/fd/{fd}"))?;
     let Some((_, disk)) = disks.iter_mut().find(|(root, _)| path.starts_with(root)) else { return Ok(()) };
-    if disk.full {
-        return Err(io::Error::from_raw_os_error(libc::ENOSPC));
-    }
     let metadata = fs::metadata(format!("/proc/self/fd/{fd}"))?;
     if metadata.is_dir() {
         return disk.note_folder(&path);

@@ -1,4 +1,4 @@
-//! The fence is (epoch, term, sequence), and only the highest acts: what a node takes for the present term never goes back while it runs.
+//! A vote is durable before it is given (Ongaro, figure 3.1: the current term is stable storage).
 
 use std::collections::BTreeMap;
 
@@ -6,11 +6,11 @@ use super::Invariant;
 use crate::seen::Seen;
 
 #[derive(Debug, Default)]
-pub struct EpochAndTermOnlyRise {
+pub struct TermOnlyRises {
     terms: BTreeMap<String, u64>,
 }
 
-impl Invariant for EpochAndTermOnlyRise {
+impl Invariant for TermOnlyRises {
     fn name(&self) -> &'static str {
         "term-only-rises"
     }
