@@ -1,6 +1,6 @@
 //! What a node should have changes only when an update completes, or a user regresses (DESIGN, section 5).
 
-use tribune_raft_store::model::Phase;
+use tribune_raft_store::model::Step;
 
 use super::Invariant;
 use crate::seen::Seen;
@@ -25,17 +25,14 @@ impl Invariant for ShouldHave {
                 continue;
             }
             let ended = seen.updates().into_iter().any(|(id, update)| {
-                let over = matches!(update.phase, Phase::Ended { .. }) && seen.was(id).is_none_or(|was| !was.phase.ended());
-                let moved = seen.was(id).is_none_or(|was| was != update);
-                let kept = !update.request.options.ephemeral
-                    || update.decisions.len() > seen.was(id).map_or(0, |was| was.decisions.len())
-                    || seen
-                        .was(id)
-                        .is_some_and(|was| matches!(was.phase, Phase::Persisting | Phase::Unpersisted | Phase::Verifying));
-                (over || moved) && kept
+                let over = update.phase.ended() && seen.was(id).is_none_or(|was| !was.phase.ended());
+                let about =
+                    update.plan.as_ref().is_some_and(|plan| plan.nodes.contains_key(name) || plan.left_out.contains_key(name));
+                let persisted = update.nodes.get(name).is_some_and(|progress| progress.step == Step::Persisted);
+                over && about && (!update.request.options.ephemeral || persisted)
             });
             if !ended {
-                return Err(format!("what {name} should have has changed, and no update that is kept has moved"));
+                return Err(format!("what {name} should have has changed, and no update of it that is kept has ended"));
             }
         }
         Ok(())
