@@ -19,6 +19,7 @@ use tribune_p2p::blobs::BlobStore;
 use tribune_p2p::network::NetworkError;
 use tribune_p2p::transfer::{Fetcher, serve_blobs};
 
+use tribune_messages::node::Fence;
 use crate::api::{Api, UserSocket};
 use crate::belief::{Belief, BeliefKeeper, record_peer};
 use crate::copied::{self, Copied};
@@ -58,6 +59,7 @@ pub struct Kept {
 pub struct Inside {
     agent: Agent,
     seat: watch::Receiver<Option<Seat>>,
+    belief: watch::Receiver<Arc<Belief>>,
 }
 
 impl Inside {
@@ -70,6 +72,11 @@ impl Inside {
     pub fn raft(&self) -> Option<RaftNode> {
         self.seat.borrow().as_ref().map(|seat| seat.raft.clone())
     }
+
+    /// The highest fence that it has heard.
+    pub fn fence(&self) -> Fence {
+        self.belief.borrow().fence
+    }
 }
 
 /// A running node.
@@ -78,6 +85,7 @@ pub struct Node {
     networks: Networks,
     stop: CancellationToken,
     seats: watch::Receiver<Option<Seat>>,
+    belief: watch::Receiver<Arc<Belief>>,
     seat: JoinHandle<Result<(), NodeError>>,
     session: JoinHandle<()>,
 }
@@ -131,7 +139,7 @@ impl Node {
 
     /// What can be seen of the node from within, while it runs.
     pub fn inside(&self) -> Inside {
-        Inside { agent: self.agent.clone(), seat: self.seats.clone() }
+        Inside { agent: self.agent.clone(), seat: self.seats.clone(), belief: self.belief.clone() }
     }
 
     /// Returns once the node is stopped by its keeper, or cannot go on.
@@ -167,7 +175,7 @@ impl Node {
 
     /// Hands the mastership over if this node has it, ends the agent, and closes the networks.
     pub async fn shutdown(self, within: Duration) {
-        let Self { agent, networks, stop, seats: _, seat, session } = self;
+        let Self { agent, networks, stop, seats: _, belief: _, seat, session } = self;
         let ending = async {
             stop.cancel();
             if !seat.is_finished() {
@@ -352,7 +360,7 @@ impl Starting {
             raft_settings,
             peers,
             store,
-            belief: believed,
+            belief: believed.clone(),
             seat,
             broken,
             problems,
@@ -360,7 +368,7 @@ impl Starting {
         };
         let seat = tokio::spawn(seats.run(stop.clone()).instrument(span));
         tracing::info!(node = %name, peer = %me, "the node runs");
-        Ok(Node { agent, networks, stop, seats: seated, seat, session })
+        Ok(Node { agent, networks, stop, seats: seated, belief: believed, seat, session })
     }
 }
 

@@ -14,6 +14,7 @@ use crate::raft_types::Record;
 use crate::snapshot;
 use crate::stopped::read_to_end;
 use crate::store::{StoreError, refuse_format};
+use crate::stored::encode_entry;
 
 /// How often a store that a process has open is looked at: files it removed meanwhile are no damage.
 const TRIES: usize = 3;
@@ -88,10 +89,43 @@ impl Examined {
     }
 }
 
-/// The log has no hole, and each entry can be understood.
+/// An entry of a log, as far as logs are compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logged {
+    /// Its place in the log.
+    pub index: u64,
+    /// The term of the master who wrote it.
+    pub term: u64,
+    /// The BLAKE3 of what is in it.
+    pub hash: blake3::Hash,
+}
+
+/// The entries that a store has of the log, in order.
+///
+/// # Errors
+/// Something in it cannot be read or understood.
+pub fn log(engine: &dyn Engine) -> Result<Vec<Logged>, StoreError> {
+    let entries = stopped::entries::<Record>(engine, 0).map(|entry| {
+        let entry = entry?;
+        let hash = blake3::hash(&encode_entry::<Record>(&entry)?);
+        Ok(Logged { index: entry.log_id.index, term: entry.log_id.leader_id.term, hash })
+    });
+    entries.collect()
+}
+
+/// The log has no hole, each entry can be understood, and no entry is of an earlier term than the one before it.
 fn check_log(engine: &dyn Engine) -> Result<(), StoreError> {
     stopped::edges::<Record>(engine)?;
-    stopped::entries::<Record>(engine, 0).try_for_each(|entry| entry.map(drop))
+    let mut before = 0;
+    for entry in stopped::entries::<Record>(engine, 0) {
+        let id = entry?.log_id;
+        let term = id.leader_id.term;
+        if term < before {
+            return Err(StoreError::TermFalls { index: id.index, term, before });
+        }
+        before = term;
+    }
+    Ok(())
 }
 
 /// The state can be understood, and the log goes on where it ends.

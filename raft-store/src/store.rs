@@ -107,6 +107,16 @@ pub enum StoreError {
         /// Which.
         index: u64,
     },
+    /// The log says that an earlier master wrote after a later one.
+    #[error("log entry {index} is of term {term}, and the one before it of term {before}: the store is damaged")]
+    TermFalls {
+        /// Which.
+        index: u64,
+        /// Its term.
+        term: u64,
+        /// The term of the one before it.
+        before: u64,
+    },
     /// The log does not begin where it should.
     #[error("the log begins at entry {found}; it should begin at {expected}: the store is damaged")]
     LogBegins {
@@ -130,7 +140,12 @@ impl StoreError {
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Engine(error) | Self::Write(WriteError::Failed(error)) => matches!(error, EngineError::Damaged { .. }),
-            Self::RowKey | Self::LogKey { .. } | Self::Misplaced { .. } | Self::Missing { .. } | Self::LogBegins { .. } => true,
+            Self::RowKey
+            | Self::LogKey { .. }
+            | Self::Misplaced { .. }
+            | Self::Missing { .. }
+            | Self::TermFalls { .. }
+            | Self::LogBegins { .. } => true,
             // What cannot be read, although its bytes are those that were written, is of another build.
             Self::Write(WriteError::Closed)
             | Self::Snapshot(_)

@@ -11,14 +11,15 @@ use tribune_package::build_package;
 use tribune_raft_store::model::PackageId;
 
 /// A version of a package: what its module's bytes say, and what its description has beside that.
-struct Version {
-    package: &'static str,
-    version: &'static str,
-    script: &'static str,
-    fields: &'static str,
+#[derive(Debug, Clone, Copy)]
+pub struct Version<'a> {
+    pub package: &'a str,
+    pub version: &'a str,
+    pub script: &'a str,
+    pub fields: &'a str,
 }
 
-const VERSIONS: &[Version] = &[
+const VERSIONS: &[Version<'static>] = &[
     Version { package: "base", version: "1.0.0", script: "", fields: "provides = [\"base.api@1.0.0\"]" },
     Version { package: "base", version: "1.1.0", script: "vote moody", fields: "provides = [\"base.api@1.1.0\"]" },
     Version { package: "base", version: "1.2.0", script: "ready late", fields: "provides = [\"base.api@1.2.0\"]" },
@@ -53,24 +54,37 @@ pub struct Item {
 /// # Errors
 /// A file cannot be written.
 pub fn build(folder: &Path) -> Result<Vec<Item>> {
-    let mut items = Vec::new();
-    for Version { package, version, script, fields } in VERSIONS {
-        let source = folder.join(format!("{package}-{version}"));
-        fs::create_dir_all(&source)?;
-        fs::write(source.join("m"), format!("{script}\nof {package} {version}\n"))?;
-        let changeover =
-            if fields.contains("changeover") { "" } else { "changeover = { ready-within = \"3s\", drain-within = \"1s\" }" };
-        let text = format!(
-            "[package]\nname = \"{package}\"\nversion = \"{version}\"\n\n[[module]]\nname = \"{package}\"\npath = \"m\"\nrun = [\"{package}\"]\n\
-             health = {{ settle = \"600ms\", every = \"100ms\" }}\nask = {{ within = \"3s\" }}\n{changeover}\n{fields}\n"
-        );
-        let description = source.join("tribune.toml");
-        fs::write(&description, text)?;
-        let file = folder.join(format!("{package}-{version}.tpkg"));
-        let built = build_package(&description, &file).with_context(|| format!("building {package} {version}"))?;
-        items.push(Item { id: built.id, name: (*package).to_owned(), version: (*version).to_owned(), file });
-    }
-    Ok(items)
+    VERSIONS.iter().map(|version| one(folder, version)).collect()
+}
+
+/// One more version of the package that stands alone, with bytes that nothing has yet.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn another(folder: &Path, number: u64) -> Result<Item> {
+    one(folder, &Version { package: "alone", version: &format!("2.{number}.0"), script: "", fields: "" })
+}
+
+/// Builds a package of one module, of the same name.
+///
+/// # Errors
+/// A file cannot be written, or the package is not one.
+pub fn one(folder: &Path, version: &Version<'_>) -> Result<Item> {
+    let Version { package, version, script, fields } = version;
+    let source = folder.join(format!("{package}-{version}"));
+    fs::create_dir_all(&source)?;
+    fs::write(source.join("m"), format!("{script}\nof {package} {version}\n"))?;
+    let changeover =
+        if fields.contains("changeover") { "" } else { "changeover = { ready-within = \"3s\", drain-within = \"1s\" }" };
+    let text = format!(
+        "[package]\nname = \"{package}\"\nversion = \"{version}\"\n\n[[module]]\nname = \"{package}\"\npath = \"m\"\nrun = [\"{package}\"]\n\
+         health = {{ settle = \"600ms\", every = \"100ms\" }}\nask = {{ within = \"3s\" }}\n{changeover}\n{fields}\n"
+    );
+    let description = source.join("tribune.toml");
+    fs::write(&description, text)?;
+    let file = folder.join(format!("{package}-{version}.tpkg"));
+    let built = build_package(&description, &file).with_context(|| format!("building {package} {version}"))?;
+    Ok(Item { id: built.id, name: (*package).to_owned(), version: (*version).to_owned(), file })
 }
 
 /// By package, which it depends on.

@@ -4,14 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tribune_raft_store::model::Phase;
+use tribune_raft_store::model::{Phase, Step};
 
 use crate::cluster::Cluster;
-use crate::faults::{Fault, Planned, When};
+use crate::machine::wire::break_between;
+use crate::faults::{Fault, Planned, When, Who};
 use crate::seen::Seen;
 use crate::trace::Trace;
+
+/// How long a message takes at most, if nothing is wrong.
+pub const FAST: Duration = Duration::from_millis(10);
 
 /// What is to be done at a time.
 #[derive(Debug, Clone)]
@@ -21,28 +27,40 @@ enum Heal {
     Hear(usize),
     Part(usize),
     Fast,
+    /// Messages of a node are as fast as others again.
+    Sound(usize),
 }
 
 /// See the module.
 pub struct Chaos {
     nodes: usize,
+    users: usize,
     began: Duration,
     waiting: Vec<Planned>,
-    /// Those whose step has come.
-    due: Vec<(Duration, Fault)>,
+    /// Those whose step has come, with the node whose step it was.
+    due: Vec<(Duration, Fault, Option<usize>)>,
     heals: Vec<(Duration, Heal)>,
     down: BTreeSet<usize>,
     /// Pairs that are held apart, and how often.
     apart: BTreeMap<(usize, usize), u32>,
     one_way: BTreeSet<usize>,
     damaged: u32,
+    /// The term of each node when it was last looked at, and whether it was master.
+    terms: BTreeMap<usize, (u64, bool)>,
+    publishing: Publishing,
+    /// How many of these were looked at.
+    published: u64,
     trace: Trace,
 }
 
+/// How many packages users began to publish: it is not in the record before it is over.
+pub type Publishing = Arc<AtomicU64>;
+
 impl Chaos {
-    pub fn new(planned: Vec<Planned>, nodes: usize, trace: &Trace) -> Self {
+    pub fn new(planned: Vec<Planned>, (nodes, users): (usize, usize), publishing: &Publishing, trace: &Trace) -> Self {
         Self {
             nodes,
+            users,
             began: Duration::MAX,
             waiting: planned,
             due: Vec::new(),
@@ -51,6 +69,9 @@ impl Chaos {
             apart: BTreeMap::new(),
             one_way: BTreeSet::new(),
             damaged: 0,
+            terms: BTreeMap::new(),
+            publishing: publishing.clone(),
+            published: 0,
             trace: trace.clone(),
         }
     }
@@ -60,6 +81,11 @@ impl Chaos {
         self.began = now;
     }
 
+    /// One more fault: its step is looked for from now on.
+    pub fn add(&mut self, planned: Planned) {
+        self.waiting.push(planned);
+    }
+
     /// Lets come what is due.
     pub fn step(&mut self, cluster: &mut Cluster<'_>, seen: &Seen, met: &mut BTreeMap<(String, &'static str), u64>) {
         let now = seen.at;
@@ -67,28 +93,29 @@ impl Chaos {
             return;
         }
         let since = now - self.began;
-        let reached = reached(seen);
+        let mut reached = reached(seen);
+        self.reached_by_masters(seen, &mut reached);
         let mut due = Vec::new();
         self.waiting.retain(|planned| match &planned.when {
             When::At(at) if since >= *at => {
-                due.push((now, planned.fault.clone()));
+                due.push((now, planned.fault.clone(), None));
                 false
             }
-            When::Step { after, step, then } if since >= *after && reached.contains(step) => {
-                due.push((now + *then, planned.fault.clone()));
+            When::Step { after, step, then } if since >= *after && reached.contains_key(step) => {
+                due.push((now + *then, planned.fault.clone(), reached.get(step).copied().flatten()));
                 false
             }
             _ => true,
         });
         self.due.extend(due);
-        let (ripe, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.due).into_iter().partition(|(at, _)| *at <= now);
+        let (ripe, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.due).into_iter().partition(|(at, ..)| *at <= now);
         self.due = later;
-        for (_, fault) in ripe {
+        for (_, fault, mover) in ripe {
             for state in states(seen) {
                 *met.entry((state, fault.kind())).or_default() += 1;
             }
             self.trace.note("fault", fault.to_string());
-            self.inflict(cluster, seen, fault, now);
+            self.inflict(cluster, seen, fault, mover);
         }
         let (ripe, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.heals).into_iter().partition(|(at, _)| *at <= now);
         self.heals = later;
@@ -123,18 +150,26 @@ impl Chaos {
         masters.max().map(|(_, at)| at)
     }
 
-    fn inflict(&mut self, cluster: &mut Cluster<'_>, seen: &Seen, fault: Fault, now: Duration) {
+    /// Which node a fault hits; `None` if there is none such now.
+    fn whom(&self, seen: &Seen, who: Who, mover: Option<usize>) -> Option<usize> {
+        match who {
+            Who::Node(node) => Some(node),
+            Who::Master => self.master(seen),
+            Who::Mover(node) => Some(mover.unwrap_or(node)),
+        }
+    }
+
+    fn inflict(&mut self, cluster: &mut Cluster<'_>, seen: &Seen, fault: Fault, mover: Option<usize>) {
+        let now = seen.at;
         match fault {
-            Fault::AgentKilled { node, after } => self.kill(cluster, node, now + after),
-            Fault::PowerCut { node, after } => self.cut(cluster, node, now + after),
-            Fault::MasterKilled { after } => {
-                if let Some(master) = self.master(seen) {
-                    self.kill(cluster, master, now + after);
+            Fault::Killed { who, after } => {
+                if let Some(node) = self.whom(seen, who, mover) {
+                    self.kill(cluster, node, now + after);
                 }
             }
-            Fault::MasterPowerCut { after } => {
-                if let Some(master) = self.master(seen) {
-                    self.cut(cluster, master, now + after);
+            Fault::PowerCut { who, after } => {
+                if let Some(node) = self.whom(seen, who, mover) {
+                    self.cut(cluster, node, now + after);
                 }
             }
             Fault::Partition { side, for_ } => {
@@ -142,9 +177,9 @@ impl Chaos {
                 let pairs = side.iter().flat_map(|a| others.iter().map(move |b| (*a, *b))).collect();
                 self.part(cluster, pairs, now + for_);
             }
-            Fault::MasterCutOff { for_ } => {
-                if let Some(master) = self.master(seen) {
-                    let pairs = (0..self.nodes).filter(|node| *node != master).map(|node| (master, node)).collect();
+            Fault::CutOff { who, for_ } => {
+                if let Some(node) = self.whom(seen, who, mover) {
+                    let pairs = (0..self.nodes).filter(|other| *other != node).map(|other| (node, other)).collect();
                     self.part(cluster, pairs, now + for_);
                 }
             }
@@ -167,11 +202,28 @@ impl Chaos {
                 cluster.sim.set_max_message_latency(most);
                 self.heals.push((now + for_, Heal::Fast));
             }
-            Fault::BitTurned { node } => {
+            Fault::Lossy { who, most, for_ } => {
+                if let Some(node) = self.whom(seen, who, mover) {
+                    for other in (0..self.nodes).filter(|other| *other != node) {
+                        cluster.sim.set_link_max_message_latency(name(node), name(other), most);
+                    }
+                    self.heals.push((now + for_, Heal::Sound(node)));
+                }
+            }
+            Fault::Dropped => {
+                for user in 1..=self.users {
+                    for node in 0..self.nodes {
+                        break_between(cluster.sim.lookup(format!("user{user}")), cluster.sim.lookup(name(node)));
+                    }
+                }
+            }
+            Fault::BitTurned { who, local } => {
                 // Of one node only in a run: a majority must have what is acknowledged.
-                self.damaged += 1;
-                if self.damaged == 1 {
-                    self.turn_a_bit(cluster, node);
+                if let Some(node) = self.whom(seen, who, mover) {
+                    self.damaged += 1;
+                    if self.damaged == 1 {
+                        self.turn_a_bit(cluster, seen, node, local);
+                    }
                 }
             }
         }
@@ -239,6 +291,7 @@ impl Chaos {
                 self.one_way.remove(&node);
                 for other in (0..self.nodes).filter(|other| *other != node) {
                     cluster.sim.repair_oneway(name(node), name(other));
+                    break_between(cluster.sim.lookup(name(node)), cluster.sim.lookup(name(other)));
                 }
             }
             Heal::Part(node) => {
@@ -252,24 +305,71 @@ impl Chaos {
                     }
                 }
             }
-            Heal::Fast => cluster.sim.set_max_message_latency(Duration::from_millis(10)),
+            Heal::Fast => cluster.sim.set_max_message_latency(FAST),
+            Heal::Sound(node) => {
+                for other in (0..self.nodes).filter(|other| *other != node) {
+                    cluster.sim.set_link_max_message_latency(name(node), name(other), FAST);
+                }
+            }
         }
     }
 
-    fn turn_a_bit(&self, cluster: &Cluster<'_>, node: usize) {
+    /// Turns a bit in a blob; in one that an open update is about to run there, if the node has one.
+    fn turn_a_bit(&self, cluster: &Cluster<'_>, seen: &Seen, node: usize, local: bool) {
+        let machine = &cluster.places[node].machine;
         let mut blobs = Vec::new();
-        for store in ["packages", "local/modules"] {
-            find_blobs(&cluster.places[node].machine.folder.join(store), &mut blobs);
-        }
+        find_blobs(&machine.folder.join(if local { "local/modules" } else { "packages" }), &mut blobs);
         blobs.sort();
-        let Some(blob) = blobs.get(usize::from(rand::random::<u16>()) % blobs.len().max(1)) else { return };
+        let wanted = coming(seen, &machine.name);
+        let named = |blob: &&PathBuf| {
+            let name = blob.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| wanted.contains(name))
+        };
+        let about: Vec<PathBuf> = blobs.iter().filter(named).cloned().collect();
+        let from = if about.is_empty() { blobs } else { about };
+        let Some(blob) = from.get(usize::from(rand::random::<u16>()) % from.len().max(1)) else { return };
         let Ok(mut bytes) = fs::read(blob) else { return };
         if let Some(byte) = bytes.first_mut() {
             *byte ^= 1;
         }
         let written = fs::set_permissions(blob, fs::Permissions::from_mode(0o644)).and_then(|()| fs::write(blob, &bytes));
+        machine.lock().damaged.insert(blob.clone(), seen.at);
         self.trace.note(&name(node), format!("a bit of {} is turned: {}", blob.display(), written.is_ok()));
     }
+
+    /// What became of masters, and of packages that users publish.
+    fn reached_by_masters(&mut self, seen: &Seen, reached: &mut BTreeMap<&'static str, Option<usize>>) {
+        for (at, node) in seen.nodes.iter().enumerate() {
+            let Some(leadership) = &node.leadership else {
+                self.terms.remove(&at);
+                continue;
+            };
+            let now = (leadership.term, leadership.is_master);
+            let (term, was_master) = self.terms.insert(at, now).unwrap_or(now);
+            if leadership.term > term {
+                reached.insert("election", Some(at));
+            }
+            if was_master && !leadership.is_master {
+                reached.insert("deposed", Some(at));
+            }
+        }
+        let published = self.publishing.load(Ordering::Relaxed);
+        if published > self.published {
+            self.published = published;
+            reached.insert("publishing", None);
+        }
+    }
+}
+
+/// What open updates that have not staged on a node yet will run there.
+fn coming(seen: &Seen, node: &str) -> BTreeSet<String> {
+    let updates = seen.updates();
+    let open = updates.values().filter(|update| !update.phase.ended());
+    let plans = open.filter_map(|update| {
+        let (name, progress) = update.nodes.iter().find(|(name, _)| name.as_str() == node)?;
+        update.plan.as_ref()?.nodes.get(name).filter(|_| progress.step < Step::Staged)
+    });
+    plans.flat_map(|plan| plan.modules.values().map(|module| module.signature.to_string())).collect()
 }
 
 fn find_blobs(folder: &Path, blobs: &mut Vec<PathBuf>) {
@@ -317,18 +417,23 @@ fn states(seen: &Seen) -> BTreeSet<String> {
     states
 }
 
-/// The states to which an update, or one of its nodes, has come just now.
-fn reached(seen: &Seen) -> BTreeSet<&'static str> {
-    let mut reached = BTreeSet::new();
+/// The states to which an update, or one of its nodes, has come just now, with the node.
+fn reached(seen: &Seen) -> BTreeMap<&'static str, Option<usize>> {
+    let mut reached = BTreeMap::new();
+    if !seen.has_moved() {
+        return reached;
+    }
     for (id, update) in seen.updates() {
         let was = seen.was(id);
-        let mut add = |name: String| reached.extend(crate::faults::STEPS.into_iter().find(|step| *step == name));
+        let mut add = |name: String, node: Option<usize>| {
+            reached.extend(crate::faults::STEPS.into_iter().find(|step| *step == name).map(|step| (step, node)));
+        };
         if was.is_none_or(|was| was.phase != update.phase) {
-            add(phase_name(&update.phase));
+            add(phase_name(&update.phase), None);
         }
         for (name, node) in &update.nodes {
             if was.and_then(|was| was.nodes.get(name)).is_none_or(|was| was.step != node.step) {
-                add(node.step.to_string());
+                add(node.step.to_string(), seen.nodes.iter().position(|other| other.name == name.as_str()));
             }
         }
     }

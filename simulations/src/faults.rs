@@ -1,4 +1,4 @@
-//! What goes wrong in a run, and when: drawn from the seed before it begins, or aimed at a step of an update's life.
+//! What goes wrong in a run, and when: drawn from the seed before it begins, most of it aimed at a step of an update's life.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -6,61 +6,88 @@ use std::time::Duration;
 
 use rand::RngExt;
 use rand::rngs::StdRng;
-use rand::seq::{IndexedRandom, SliceRandom};
+use rand::seq::SliceRandom;
+
+/// Whom a fault hits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    /// This node.
+    Node(usize),
+    /// Whoever is master then.
+    Master,
+    /// The node whose step it was that the fault was aimed at; this one, if it was no single node's.
+    Mover(usize),
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node(node) => write!(f, "n{}", node + 1),
+            Self::Master => f.write_str("the master"),
+            Self::Mover(_) => f.write_str("the node that moved"),
+        }
+    }
+}
 
 /// A fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// A node's agent is killed, and started again after this time.
-    AgentKilled { node: usize, after: Duration },
+    /// An agent is killed, and started again after this time.
+    Killed { who: Who, after: Duration },
     /// A node's power is cut, and comes back after this time. What was not fsynced is lost.
-    PowerCut { node: usize, after: Duration },
-    /// The master's agent is killed.
-    MasterKilled { after: Duration },
-    /// The master's power is cut.
-    MasterPowerCut { after: Duration },
+    PowerCut { who: Who, after: Duration },
     /// These nodes and the others cannot speak with each other.
     Partition { side: BTreeSet<usize>, for_: Duration },
     /// What this node sends reaches nobody, and it hears all.
     OneWay { node: usize, for_: Duration },
-    /// The master is cut off, goes on believing that it is one, and comes back.
-    MasterCutOff { for_: Duration },
+    /// A node is cut off and comes back; a master goes on believing that it is one.
+    CutOff { who: Who, for_: Duration },
     /// A node comes and goes.
     Flapping { node: usize, times: u32, each: Duration },
     /// Messages take up to so long.
     Slow { most: Duration, for_: Duration },
-    /// A bit is turned in a blob of a node's package store or local storage.
-    BitTurned { node: usize },
+    /// Messages to and from one node take up to so long, as where many are lost and sent again.
+    Lossy { who: Who, most: Duration, for_: Duration },
+    /// All connections of users break; what was on its way to them is lost.
+    Dropped,
+    /// A bit is turned in a blob of a node: of its local storage, or of its package store.
+    BitTurned { who: Who, local: bool },
 }
 
 impl Fault {
     /// What kind it is, as tables have it.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::AgentKilled { .. } => "agent-killed",
+            Self::Killed { who: Who::Master, .. } => "master-killed",
+            Self::Killed { .. } => "agent-killed",
+            Self::PowerCut { who: Who::Master, .. } => "master-power-cut",
             Self::PowerCut { .. } => "power-cut",
-            Self::MasterKilled { .. } => "master-killed",
-            Self::MasterPowerCut { .. } => "master-power-cut",
             Self::Partition { .. } => "partition",
             Self::OneWay { .. } => "one-way",
-            Self::MasterCutOff { .. } => "master-cut-off",
+            Self::CutOff { who: Who::Master, .. } => "master-cut-off",
+            Self::CutOff { .. } => "cut-off",
             Self::Flapping { .. } => "flapping",
             Self::Slow { .. } => "slow",
+            Self::Lossy { .. } => "lossy",
+            Self::Dropped => "users-dropped",
             Self::BitTurned { .. } => "bit-turned",
         }
     }
 
     /// All kinds.
-    pub const KINDS: [&'static str; 10] = [
+    pub const KINDS: [&'static str; 13] = [
         "agent-killed",
         "power-cut",
         "master-killed",
         "master-power-cut",
         "partition",
         "one-way",
+        "cut-off",
         "master-cut-off",
         "flapping",
         "slow",
+        "lossy",
+        "users-dropped",
         "bit-turned",
     ];
 }
@@ -69,19 +96,20 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let node = |node: &usize| format!("n{}", node + 1);
         match self {
-            Self::AgentKilled { node: n, after } => write!(f, "the agent of {} is killed, for {after:?}", node(n)),
-            Self::PowerCut { node: n, after } => write!(f, "the power of {} is cut, for {after:?}", node(n)),
-            Self::MasterKilled { after } => write!(f, "the master's agent is killed, for {after:?}"),
-            Self::MasterPowerCut { after } => write!(f, "the master's power is cut, for {after:?}"),
+            Self::Killed { who, after } => write!(f, "the agent of {who} is killed, for {after:?}"),
+            Self::PowerCut { who, after } => write!(f, "the power of {who} is cut, for {after:?}"),
             Self::Partition { side, for_ } => {
                 let side: Vec<String> = side.iter().map(node).collect();
                 write!(f, "{} are apart from the others, for {for_:?}", side.join(" "))
             }
             Self::OneWay { node: n, for_ } => write!(f, "what {} says reaches nobody, for {for_:?}", node(n)),
-            Self::MasterCutOff { for_ } => write!(f, "the master is cut off, for {for_:?}"),
+            Self::CutOff { who, for_ } => write!(f, "{who} is cut off, for {for_:?}"),
             Self::Flapping { node: n, times, each } => write!(f, "{} comes and goes, {times} times, each {each:?}", node(n)),
             Self::Slow { most, for_ } => write!(f, "messages take up to {most:?}, for {for_:?}"),
-            Self::BitTurned { node: n } => write!(f, "a bit is turned on {}", node(n)),
+            Self::Lossy { who, most, for_ } => write!(f, "messages of {who} take up to {most:?}, for {for_:?}"),
+            Self::Dropped => f.write_str("all connections of users break"),
+            Self::BitTurned { who, local: true } => write!(f, "a bit is turned in the local storage of {who}"),
+            Self::BitTurned { who, local: false } => write!(f, "a bit is turned in the package store of {who}"),
         }
     }
 }
@@ -91,7 +119,7 @@ impl fmt::Display for Fault {
 pub enum When {
     /// So long after the load began.
     At(Duration),
-    /// So long after any update first came to a step of this name after that.
+    /// So long after this step was first come to after that.
     Step { after: Duration, step: &'static str, then: Duration },
 }
 
@@ -111,8 +139,9 @@ impl fmt::Display for Planned {
     }
 }
 
-/// The states of an update's life, and the steps of its nodes, at which faults are aimed.
-pub const STEPS: [&str; 17] = [
+/// What faults are aimed at: where an update comes to, where one of its nodes comes to, and what becomes of masters.
+pub const STEPS: [&str; 23] = [
+    // An update's life.
     "queued",
     "asking",
     "vetoed",
@@ -124,54 +153,106 @@ pub const STEPS: [&str; 17] = [
     "unpersisted",
     "persisting",
     "regressing",
+    // A node's part in it.
     "asked",
+    "voted",
     "staged",
     "pending",
     "ready",
     "go",
     "started",
+    "settled",
+    "regressed",
+    // A node has voted for a new master, or asks to be one.
+    "election",
+    // A master is none any more.
+    "deposed",
+    // A user publishes a package.
+    "publishing",
 ];
 
-/// Draws the faults of a run over so much time.
-pub fn draw(rng: &mut StdRng, nodes: usize, load: Duration) -> Vec<Planned> {
-    let count = rng.random_range(3..9);
-    let mut planned: Vec<Planned> = (0..count)
-        .map(|_| {
-            let at = Duration::from_millis(rng.random_range(0..u64::try_from(load.as_millis()).unwrap_or(1)));
-            let when = match STEPS.choose(rng) {
-                Some(step) if rng.random_bool(0.7) => {
-                    When::Step { after: at, step, then: Duration::from_millis(rng.random_range(0..120)) }
-                }
-                _ => When::At(at),
-            };
-            Planned { when, fault: one(rng, nodes) }
+/// Aimed faults of a run, at least.
+const AIMED: usize = 3;
+
+/// Pairs of a step and a fault at which what is durable, or who is master, is in doubt for a moment: more often than by chance, and at once.
+const NARROW: [(&str, &str); 12] = [
+    ("election", "power-cut"),
+    ("election", "power-cut"),
+    ("election", "agent-killed"),
+    ("deposed", "agent-killed"),
+    ("deposed", "power-cut"),
+    ("queued", "master-killed"),
+    ("asking", "users-dropped"),
+    ("asking", "users-dropped"),
+    ("asking", "master-killed"),
+    ("started", "power-cut"),
+    ("voted", "bit-turned"),
+    ("publishing", "cut-off"),
+];
+
+/// Draws the faults of a run over so much time. What is aimed goes through all pairs of a step and a kind of fault, from seed to seed.
+pub fn draw(rng: &mut StdRng, seed: u64, nodes: usize, load: Duration) -> Vec<Planned> {
+    let millis = u64::try_from(load.as_millis()).unwrap_or(1);
+    let aimed = rng.random_range(AIMED..=2 * AIMED);
+    let pairs = STEPS.len() * Fault::KINDS.len();
+    let first = usize::try_from(seed).unwrap_or_default().wrapping_mul(AIMED);
+    let mut planned: Vec<Planned> = (0..aimed)
+        .map(|at| {
+            // The first go through the pairs in order, the others by chance.
+            let pair = if at < AIMED { first.wrapping_add(at) % pairs } else { rng.random_range(0..pairs) };
+            let (step, kind) = (STEPS[pair / Fault::KINDS.len()], Fault::KINDS[pair % Fault::KINDS.len()]);
+            let after = Duration::from_millis(rng.random_range(0..millis / 2));
+            let then = if rng.random_bool(0.5) { Duration::ZERO } else { Duration::from_millis(rng.random_range(0..120)) };
+            Planned { when: When::Step { after, step, then }, fault: one(rng, kind, nodes) }
         })
         .collect();
+    let (step, kind) = NARROW[rng.random_range(0..NARROW.len())];
+    let after = Duration::from_millis(rng.random_range(0..millis / 2));
+    let then = Duration::from_millis(rng.random_range(0..4) * 10);
+    let mut fault = one(rng, kind, nodes);
+    if let Fault::Killed { who, .. } | Fault::PowerCut { who, .. } | Fault::BitTurned { who, .. } = &mut fault
+        && let Who::Node(node) = *who
+    {
+        *who = Who::Mover(node);
+    }
+    planned.push(Planned { when: When::Step { after, step, then }, fault });
+    for _ in 0..rng.random_range(0..3) {
+        let at = Duration::from_millis(rng.random_range(0..millis));
+        let kind = Fault::KINDS[rng.random_range(0..Fault::KINDS.len())];
+        planned.push(Planned { when: When::At(at), fault: one(rng, kind, nodes) });
+    }
     planned.sort_by_key(|planned| match planned.when {
         When::At(at) | When::Step { after: at, .. } => at,
     });
     planned
 }
 
-fn one(rng: &mut StdRng, nodes: usize) -> Fault {
+/// A fault of this kind.
+fn one(rng: &mut StdRng, kind: &str, nodes: usize) -> Fault {
     let node = rng.random_range(0..nodes);
+    let who = if rng.random_bool(0.5) { Who::Mover(node) } else { Who::Node(node) };
     let short = rng.random_bool(0.5);
     let after = Duration::from_millis(if short { rng.random_range(50..1_500) } else { rng.random_range(1_500..20_000) });
-    match rng.random_range(0..14) {
-        0 | 1 => Fault::AgentKilled { node, after },
-        2 | 3 => Fault::PowerCut { node, after },
-        4 | 5 => Fault::MasterKilled { after },
-        6 => Fault::MasterPowerCut { after },
-        7 | 8 => {
+    match kind {
+        "agent-killed" => Fault::Killed { who, after },
+        "power-cut" => Fault::PowerCut { who, after },
+        "master-killed" => Fault::Killed { who: Who::Master, after },
+        "master-power-cut" => Fault::PowerCut { who: Who::Master, after },
+        "partition" => {
             let mut all: Vec<usize> = (0..nodes).collect();
             all.shuffle(rng);
             all.truncate(rng.random_range(1..=(nodes - 1).max(1)));
             Fault::Partition { side: all.into_iter().collect(), for_: after }
         }
-        9 => Fault::OneWay { node, for_: after },
-        10 => Fault::MasterCutOff { for_: after },
-        11 => Fault::Flapping { node, times: rng.random_range(2..6), each: Duration::from_millis(rng.random_range(200..3_000)) },
-        12 => Fault::Slow { most: Duration::from_millis(rng.random_range(50..800)), for_: after },
-        _ => Fault::BitTurned { node },
+        "one-way" => Fault::OneWay { node, for_: after },
+        "cut-off" => Fault::CutOff { who, for_: after },
+        "master-cut-off" => Fault::CutOff { who: Who::Master, for_: after },
+        "flapping" => {
+            Fault::Flapping { node, times: rng.random_range(2..6), each: Duration::from_millis(rng.random_range(200..3_000)) }
+        }
+        "slow" => Fault::Slow { most: Duration::from_millis(rng.random_range(50..800)), for_: after },
+        "lossy" => Fault::Lossy { who, most: Duration::from_millis(rng.random_range(200..3_000)), for_: after },
+        "users-dropped" => Fault::Dropped,
+        _ => Fault::BitTurned { who, local: rng.random_bool(0.7) },
     }
 }

@@ -6,6 +6,8 @@
 //! | [`cluster`], [`machine`] | nodes on simulated machines: keeper, processes, disk, wire |
 //! | [`catalogue`], [`users`], [`history`] | software, the people who want it, and what they saw |
 //! | [`faults`], [`chaos`] | what goes wrong and when |
+//! | [`story`] | a run that a person wrote, and how it is printed |
+//! | [`sweep`] | many runs, and what they came to together |
 //! | [`seen`], [`invariants`] | the cluster as it is at one moment, and what must hold |
 //! | [`trace`] | what happened |
 
@@ -20,6 +22,7 @@ pub mod invariants;
 pub mod machine;
 pub mod run;
 pub mod seen;
+pub mod story;
 pub mod sweep;
 pub mod trace;
 pub mod users;

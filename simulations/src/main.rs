@@ -1,11 +1,13 @@
 //! `tribune-simulations`: whole clusters on virtual time, every choice from one seed.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use clap::{Parser, Subcommand};
 use tribune_planted::Bug;
 use tribune_simulations::run::{Outcome, Plan, play};
+use tribune_simulations::story::Story;
 use tribune_simulations::sweep::{Line, hunt, shrink, sweep, table};
 
 /// How many events before a violation are shown.
@@ -47,6 +49,17 @@ enum Command {
         /// Without these of its faults, by their place from 0 on.
         #[arg(long, value_delimiter = ',')]
         without: Vec<usize>,
+    },
+    /// Tells the story in a file, and prints what came of it.
+    Scenario {
+        /// Which.
+        file: PathBuf,
+        /// Prints all that happens instead.
+        #[arg(long)]
+        all: bool,
+        /// With this bug planted.
+        #[arg(long)]
+        plant: Option<Bug>,
     },
     /// Plays seeds FROM..TO, each in a process of its own.
     Sweep {
@@ -119,6 +132,21 @@ fn act(command: Command) -> Result<ExitCode> {
             plant.into_iter().for_each(tribune_planted::plant);
             let outcome = play(plan(seed, &without))?;
             show(&outcome, usize::MAX, &without);
+            Ok(code(outcome.violation.is_none()))
+        }
+        Command::Scenario { file, all, plant } => {
+            plant.into_iter().for_each(tribune_planted::plant);
+            let text = std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+            let story: Story = text.parse().map_err(|why| anyhow!("{}: {why}", file.display()))?;
+            let outcome = play(Plan::telling(story))?;
+            if all {
+                show(&outcome, usize::MAX, &[]);
+            } else {
+                outcome.transcript.iter().for_each(|line| println!("{line}"));
+                if let Some(violation) = &outcome.violation {
+                    println!("violated: {} — {}\nat {:?}: {}", violation.invariant, violation.sentence, violation.at, violation.what);
+                }
+            }
             Ok(code(outcome.violation.is_none()))
         }
         Command::Sweep { seeds, jobs, table: with_table } => {

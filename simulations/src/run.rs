@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -13,19 +14,25 @@ use tribune_node::raft::RaftSettings;
 use tribune_raft_store::model::{NodeName, PackageId, Phase, UpdateId, VoterPreference};
 
 use crate::catalogue::{self, Item};
-use crate::chaos::Chaos;
+use crate::chaos::{Chaos, Publishing};
 use crate::cluster::Cluster;
-use crate::faults::{self, Planned};
+use crate::faults::{self, Planned, When};
 use crate::history::History;
 use crate::invariants::{self, Invariant};
 use crate::seen::Seen;
+use crate::story::Story;
+use crate::story::tell::{self, Tale, Wanted};
 use crate::trace::{Event, Trace};
-use crate::users::{Stage, Users};
+use crate::users::{Likes, Stage, Users};
 
 /// One step of virtual time.
 const TICK: Duration = Duration::from_millis(5);
 /// How long a cluster may take to come up.
 const UP_WITHIN: Duration = Duration::from_secs(240);
+/// Bytes of a run's stack.
+const STACK: usize = 64 * 1024 * 1024;
+/// How long a story may take.
+const TOLD_WITHIN: Duration = Duration::from_secs(1_200);
 /// How long the users want things, and things go wrong.
 const LOAD: Duration = Duration::from_secs(60);
 /// Within this, once faults have stopped, every update that does not wait for a user ends, and a fresh one completes.
@@ -38,6 +45,10 @@ pub struct Plan {
     pub nodes: usize,
     pub users: usize,
     pub faults: Vec<Planned>,
+    /// What its users like to do: that to which faults are aimed.
+    pub likes: Likes,
+    /// What is told in place of what users want by chance.
+    pub story: Option<Story>,
 }
 
 /// What a run came to.
@@ -49,6 +60,8 @@ pub struct Outcome {
     pub events: Vec<Event>,
     pub virtual_time: Duration,
     pub updates: usize,
+    /// What is printed of its story, if it tells one.
+    pub transcript: Vec<String>,
     /// How often each fault met each step.
     pub met: BTreeMap<(String, &'static str), u64>,
 }
@@ -68,9 +81,30 @@ impl Plan {
         let mut rng = StdRng::seed_from_u64(seed);
         let nodes = *[3, 3, 4, 5, 5, 7].choose(&mut rng).unwrap_or(&3);
         let users = rng.random_range(1..=3);
-        let faults = faults::draw(&mut rng, nodes, LOAD);
-        Self { seed, nodes, users, faults }
+        let faults = faults::draw(&mut rng, seed, nodes, LOAD);
+        let likes = likes(&faults);
+        Self { seed, nodes, users, faults, likes, story: None }
     }
+
+    /// The run that tells a story.
+    pub fn telling(story: Story) -> Self {
+        Self { seed: 1, nodes: story.nodes, users: 0, faults: Vec::new(), likes: Likes::default(), story: Some(story) }
+    }
+}
+
+/// Users like what brings an update to the steps that faults wait for.
+fn likes(faults: &[Planned]) -> Likes {
+    let mut likes = Likes::default();
+    for planned in faults {
+        match planned.when {
+            When::Step { step: "unpersisted" | "persisting", .. } => likes.ephemeral = 0.6,
+            When::Step { step: "paused", .. } => likes.pause = 0.5,
+            When::Step { step: "regressing" | "regressed", .. } => likes.regress = 0.4,
+            When::Step { step: "publishing", .. } => likes.publish = 0.3,
+            _ => {}
+        }
+    }
+    likes
 }
 
 fn node_names(count: usize) -> Vec<String> {
@@ -78,9 +112,33 @@ fn node_names(count: usize) -> Vec<String> {
 }
 
 /// What all nodes have at first.
-fn first_software(items: &[Item], nodes: &[String]) -> BTreeMap<NodeName, BTreeSet<PackageId>> {
-    let first: BTreeSet<PackageId> = items.iter().filter(|item| item.version == "1.0.0").map(|item| item.id).collect();
+fn first_software(
+    nodes: &[String],
+    items: &[Item],
+    is_first: impl Fn(&Item) -> bool,
+) -> BTreeMap<NodeName, BTreeSet<PackageId>> {
+    let first: BTreeSet<PackageId> = items.iter().filter(|item| is_first(item)).map(|item| item.id).collect();
     nodes.iter().filter_map(|node| Some((node.parse().ok()?, first.clone()))).collect()
+}
+
+/// What a panic said, and where.
+static PANICKED: Mutex<String> = Mutex::new(String::new());
+
+const NO_PANIC: (&str, &str) = ("no-panic", "No part of a node ever panics.");
+
+fn panicked() -> Option<String> {
+    let said = PANICKED.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    (!said.is_empty()).then_some(said)
+}
+
+/// Notes what a panic says: turmoil ends the run with it.
+fn note_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let mut first = PANICKED.lock().unwrap_or_else(PoisonError::into_inner);
+        if first.is_empty() {
+            *first = panic.to_string().replace('\n', " ");
+        }
+    }));
 }
 
 /// A run under way.
@@ -89,37 +147,52 @@ struct Run<'a> {
     chaos: Chaos,
     invariants: Vec<Box<dyn Invariant>>,
     seen: Option<Seen>,
+    tale: Option<Tale>,
     stage: Stage,
     history: History,
     trace: Trace,
     met: BTreeMap<(String, &'static str), u64>,
 }
 
-/// Plays a run.
+/// Plays a run, in a thread of its own: the keys of its hash maps are drawn once for each thread, and whatever else this program did before,
+/// such as preparing logs, must not move them.
 ///
 /// # Errors
 /// It could not be set up at all, which says nothing about the cluster.
 pub fn play(plan: Plan) -> Result<Outcome> {
+    note_panics();
+    let player = std::thread::Builder::new().name("simulation".into()).stack_size(STACK).spawn(move || play_here(plan))?;
+    player.join().map_err(|_| anyhow::anyhow!("the run panicked: {}", panicked().unwrap_or_default()))?
+}
+
+fn play_here(plan: Plan) -> Result<Outcome> {
     // What the program draws from now on follows from the seed.
     mad_turmoil::rand::set_rng(StdRng::seed_from_u64(plan.seed));
     tribune_p2p::blocking::stay_in_place();
     let folder = Folder::new(plan.seed)?;
-    let items = Arc::new(catalogue::build(&folder.0.join("packages"))?);
+    let items = Arc::new(match &plan.story {
+        Some(story) => tell::build(story, &folder.0.join("packages"))?,
+        None => catalogue::build(&folder.0.join("packages"))?,
+    });
     let mut builder = turmoil::Builder::new();
     builder
         .rng_seed(plan.seed)
         .tick_duration(TICK)
         .simulation_duration(Duration::from_secs(36_000))
         .min_message_latency(Duration::from_millis(1))
-        .max_message_latency(Duration::from_millis(10))
+        .max_message_latency(crate::chaos::FAST)
         .tcp_capacity(4096)
         .enable_random_order();
     let sim = builder.build();
     let _clocks = mad_turmoil::time::SimClocksGuard::init();
     let trace = Trace::default();
     let mut rng = StdRng::seed_from_u64(plan.seed ^ 0x7472_6962);
+    let never = |at: usize, rng: &mut StdRng| match &plan.story {
+        Some(story) => story.members.contains(&at),
+        None => at > 2 && rng.random_bool(0.4),
+    };
     let preferences: Vec<VoterPreference> = (0..plan.nodes)
-        .map(|at| if at > 2 && rng.random_bool(0.4) { VoterPreference::Never } else { VoterPreference::May })
+        .map(|at| if never(at, &mut rng) { VoterPreference::Never } else { VoterPreference::May })
         .collect();
     // Some clusters make snapshots often, so that who lags gets one.
     let raft = match rng.random_bool(0.5) {
@@ -128,42 +201,69 @@ pub fn play(plan: Plan) -> Result<Outcome> {
     };
     let mut cluster = Cluster::new(sim, &folder.0, &preferences, &raft, &trace);
     let nodes = node_names(plan.nodes);
-    let (stage, history) = (Stage::default(), History::default());
+    let (stage, history, publishing) = (Stage::default(), History::default(), Publishing::default());
     let users = Users {
         folder: folder.0.clone(),
         common: cluster.common.clone(),
         items: items.clone(),
+        published: Arc::default(),
+        publishing: publishing.clone(),
+        likes: plan.likes,
         nodes: nodes.clone(),
         stage: stage.clone(),
         history: history.clone(),
         trace: trace.clone(),
     };
-    let first = first_software(&items, &nodes);
+    let first = match &plan.story {
+        Some(story) => first_software(&nodes, &items, |item| {
+            story.installed.iter().any(|(name, version)| item.name == *name && item.version == *version)
+        }),
+        None => first_software(&nodes, &items, |item| item.version == "1.0.0"),
+    };
     let admin = users.clone();
     cluster.sim.client("ada", async move { Ok(admin.set_up(first).await?) });
     for user in 1..=plan.users {
         let users = users.clone();
         cluster.sim.client(format!("user{user}"), async move { Ok(users.live(user).await?) });
     }
-    let chaos = Chaos::new(plan.faults.clone(), plan.nodes, &trace);
+    let tale = plan.story.clone().map(|story| {
+        let (tale, users) = (Tale::default(), users.clone());
+        let teller = tell::tell(story, tale.clone(), users);
+        cluster.sim.client("teller", async move {
+            teller.await;
+            Ok(())
+        });
+        tale
+    });
+    if tale.is_none() {
+        let reader = users.clone();
+        let user = plan.users + 1;
+        cluster.sim.client("reader", async move { Ok(reader.watch(user).await?) });
+    }
+    let chaos = Chaos::new(plan.faults.clone(), (plan.nodes, plan.users), &publishing, &trace);
     let mut run = Run {
         cluster,
         chaos,
         invariants: invariants::all(),
         seen: None,
+        tale,
         stage,
         history,
         trace: trace.clone(),
         met: BTreeMap::new(),
     };
-    let violation = run.whole(&users, &items)?;
+    let violation = match catch_unwind(AssertUnwindSafe(|| run.whole(&users, &items))) {
+        Ok(violation) => violation?,
+        Err(_) => Some(run.violation(NO_PANIC.0, NO_PANIC.1, panicked().unwrap_or_default())),
+    };
     Ok(Outcome {
         hash: trace.hash(),
         violation,
         events: trace.events(),
-        virtual_time: run.cluster.sim.elapsed(),
+        virtual_time: run.trace.time(),
         updates: run.seen.as_ref().map_or(0, |seen| seen.updates().len()),
         met: run.met,
+        transcript: tell::transcript(&trace),
         plan,
     })
 }
@@ -180,13 +280,20 @@ impl Run<'_> {
         let began = self.cluster.sim.elapsed();
         self.trace.note("run", "the load begins");
         self.chaos.begin(began);
-        if let Reached::Violation(violation) = self.until(LOAD, |_| false)? {
+        let loaded = match self.tale.clone() {
+            None => self.until(LOAD, |_| false)?,
+            Some(tale) => self.until(TOLD_WITHIN, |_| tale.is_over())?,
+        };
+        if let Reached::Violation(violation) = loaded {
             return Ok(Some(violation));
+        }
+        if let Some(what) = self.tale.as_ref().and_then(Tale::wrong) {
+            return Ok(Some(self.violation("story", "Each statement can be carried out.", what)));
         }
         self.trace.note("run", "all is healed");
         self.chaos.heal(&mut self.cluster);
         self.stage.set(Stage::QUIET);
-        match self.until(QUIET_WITHIN, Run::is_at_rest)? {
+        match self.until(QUIET_WITHIN, |run| run.seen.as_ref().is_some_and(Seen::is_at_rest))? {
             Reached::Violation(violation) => return Ok(Some(violation)),
             Reached::Not => {
                 let open = self.open_updates();
@@ -194,7 +301,9 @@ impl Run<'_> {
             }
             Reached::Yes => {}
         }
-        self.stage.set(Stage::OVER);
+        if self.tale.is_some() {
+            return Ok(self.look_at_rest());
+        }
         let fresh: Arc<Mutex<Option<UpdateId>>> = Arc::default();
         let (users, to) = (users.clone(), fresh.clone());
         let packages: Vec<PackageId> =
@@ -209,6 +318,7 @@ impl Run<'_> {
             Reached::Not => return Ok(Some(self.liveness("a fresh update did not come to its end"))),
             Reached::Yes => {}
         }
+        self.stage.set(Stage::OVER);
         // Outcomes are told after the end is in the record.
         if let Reached::Violation(violation) = self.until(Duration::from_secs(15), |_| false)? {
             return Ok(Some(violation));
@@ -234,22 +344,13 @@ impl Run<'_> {
         [open, down].concat().join("; ")
     }
 
-    /// Whether nothing is under way, and every node runs.
-    fn is_at_rest(&self) -> bool {
-        let Some(seen) = &self.seen else { return false };
-        let master = seen.nodes.iter().any(|node| node.leadership.as_ref().is_some_and(|leadership| leadership.is_master));
-        let all_run = seen.nodes.iter().all(|node| node.standing.is_some());
-        let over = seen.updates().values().all(|update| update.phase.ended());
-        master && all_run && over
+    fn liveness(&self, what: &str) -> Violation {
+        let sentence = "Once faults have stopped, every update that does not wait for a user ends, and a fresh one completes.";
+        self.violation("liveness", sentence, what.to_owned())
     }
 
-    fn liveness(&self, what: &str) -> Violation {
-        Violation {
-            invariant: "liveness",
-            sentence: "Once faults have stopped, every update that does not wait for a user ends, and a fresh one completes.",
-            what: what.to_owned(),
-            at: self.cluster.sim.elapsed(),
-        }
+    fn violation(&self, invariant: &'static str, sentence: &'static str, what: String) -> Violation {
+        Violation { invariant, sentence, what, at: self.trace.time() }
     }
 
     /// Steps until something is so, or the time is up.
@@ -271,9 +372,22 @@ impl Run<'_> {
         self.trace.at(self.cluster.sim.elapsed());
         let seen = Seen::look(&self.cluster, self.seen.as_ref());
         self.note_moves(&seen);
+        if let Some(tale) = &self.tale {
+            tale.show(&seen);
+            for wanted in tale.wanted() {
+                match wanted {
+                    Wanted::Fault(planned) => self.chaos.add(planned),
+                    Wanted::Heal => self.chaos.heal(&mut self.cluster),
+                }
+            }
+        }
         self.chaos.step(&mut self.cluster, &seen, &mut self.met);
+        if let Some(what) = panicked() {
+            return Ok(Some(self.violation(NO_PANIC.0, NO_PANIC.1, what)));
+        }
         let mut violation = None;
-        for invariant in &mut self.invariants {
+        let moved = seen.has_moved();
+        for invariant in self.invariants.iter_mut().filter(|invariant| moved || !invariant.only_of_record()) {
             if let Err(what) = invariant.step(&seen) {
                 violation = Some(Violation { invariant: invariant.name(), sentence: invariant.sentence(), what, at: seen.at });
                 break;
@@ -295,11 +409,6 @@ impl Run<'_> {
 
     /// Writes down what moved in the record, and who is master.
     fn note_moves(&self, seen: &Seen) {
-        let same = match (&seen.truth, &seen.before) {
-            (Some(now), Some(before)) => Arc::ptr_eq(now, before),
-            (None, None) => true,
-            _ => false,
-        };
         for node in &seen.nodes {
             let is = node.leadership.as_ref().is_some_and(|leadership| leadership.is_master);
             let last = self.seen.as_ref().and_then(|seen| seen.nodes.iter().find(|other| other.name == node.name));
@@ -308,7 +417,7 @@ impl Run<'_> {
                 self.trace.note(&node.name, if is { "is the master" } else { "is not the master any more" });
             }
         }
-        if same {
+        if !seen.has_moved() {
             return;
         }
         for (id, update) in seen.updates() {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tribune_agent::agent::Standing;
+use tribune_messages::node::Fence;
 use tribune_node::node::Inside;
 use tribune_node::raft::Leadership;
 use tribune_raft_store::machine::Applied;
@@ -34,7 +35,9 @@ pub struct SeenNode {
     pub state: Option<State>,
     pub leadership: Option<Leadership>,
     /// What its agent says, while it runs.
-    pub standing: Option<Standing>,
+    pub standing: Option<Arc<Standing>>,
+    /// The highest fence that it has heard, while it runs.
+    pub fence: Option<Fence>,
 }
 
 /// See the module.
@@ -53,7 +56,8 @@ impl Seen {
     pub fn look(cluster: &Cluster<'_>, last: Option<&Seen>) -> Self {
         let shared = cluster.common.lock();
         let mut nodes = Vec::new();
-        for place in &cluster.places {
+        for (at, place) in cluster.places.iter().enumerate() {
+            let before = last.and_then(|last| last.nodes.get(at)).and_then(|node| node.standing.clone());
             let inside: Option<&Inside> = shared.inside.get(&place.name);
             let raft = inside.and_then(Inside::raft);
             nodes.push(SeenNode {
@@ -61,7 +65,8 @@ impl Seen {
                 machine: place.machine.clone(),
                 state: raft.as_ref().map(|raft| raft.applied().borrow().clone()),
                 leadership: raft.as_ref().map(|raft| raft.leadership().borrow().clone()),
-                standing: inside.map(|inside| inside.agent().standing().borrow().clone()),
+                standing: inside.map(|inside| standing(inside, before)),
+                fence: inside.map(Inside::fence),
             });
         }
         let known = last.and_then(|last| last.truth.clone());
@@ -74,9 +79,26 @@ impl Seen {
         Self { at: cluster.sim.elapsed(), nodes, truth, before: known }
     }
 
+    /// Whether the record is another than when it was last looked at.
+    pub fn has_moved(&self) -> bool {
+        match (&self.truth, &self.before) {
+            (Some(now), Some(before)) => !Arc::ptr_eq(now, before),
+            (None, None) => false,
+            _ => true,
+        }
+    }
+
     /// The updates of the record, newest last.
     pub fn updates(&self) -> BTreeMap<UpdateId, &Update> {
         self.truth.iter().flat_map(|truth| truth.state.updates().iter()).map(|(id, update)| (*id, update)).collect()
+    }
+
+    /// Whether nothing is under way, there is a master, and every node runs.
+    pub fn is_at_rest(&self) -> bool {
+        let master = self.nodes.iter().any(|node| node.leadership.as_ref().is_some_and(|leadership| leadership.is_master));
+        let all_run = self.nodes.iter().all(|node| node.standing.is_some());
+        let over = self.updates().values().all(|update| update.phase.ended());
+        master && all_run && over
     }
 
     /// Whether a node has a module in its package store, on disk.
@@ -90,4 +112,11 @@ impl Seen {
     pub fn was(&self, update: UpdateId) -> Option<&Update> {
         self.before.as_ref()?.state.updates().get(&update)
     }
+}
+
+/// What an agent says; the same as before where it is, for most say the same for long.
+fn standing(inside: &Inside, before: Option<Arc<Standing>>) -> Arc<Standing> {
+    let standing = inside.agent().standing();
+    let now = standing.borrow();
+    before.filter(|before| **before == *now).unwrap_or_else(|| Arc::new(now.clone()))
 }

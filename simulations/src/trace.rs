@@ -52,6 +52,11 @@ impl Trace {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).outside = time;
     }
 
+    /// The time outside of machines.
+    pub fn time(&self) -> Duration {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).outside
+    }
+
     /// The hash of all that was noted.
     pub fn hash(&self) -> blake3::Hash {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).hasher.finalize()

@@ -5,8 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -16,13 +16,14 @@ use tribune_messages::api::{ApiError, ApiRequest, ApiResponse, Query};
 use tribune_node::client::{Client, ClientError, Peer, new_token};
 use tribune_node::world::Carrier;
 use tribune_p2p::Identity;
-use tribune_raft_store::command::{Accepted, UserCommand};
+use tribune_raft_store::command::{Accepted, Rejection, UserCommand};
 use tribune_raft_store::model::{
     Decision, NodeName, OnFailure, PackageId, Phase, RolloutStrategy, Signature, Span, Targets, UpdateId, UpdateKind,
     UpdateOptions, UpdateRequest,
 };
 
-use crate::catalogue::Item;
+use crate::catalogue::{self, Item};
+use crate::chaos::Publishing;
 use crate::cluster::Common;
 use crate::history::{Call, History, Saw};
 use crate::machine::now;
@@ -33,6 +34,11 @@ use crate::trace::Trace;
 const WITHIN: Duration = Duration::from_secs(8);
 /// How long the one who brings the cluster up waits.
 const PATIENT: Duration = Duration::from_secs(60);
+/// How often a user wants something new, rather than to look after what there is.
+const SUBMITS: f64 = 0.5;
+/// How often the one who only reads does so, and how long he waits.
+const READ_EVERY: Duration = Duration::from_millis(150);
+const READ_WITHIN: Duration = Duration::from_secs(1);
 /// How often somebody looks again.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -43,6 +49,7 @@ pub struct Stage(Arc<AtomicU8>);
 impl Stage {
     pub const SETUP: u8 = 0;
     pub const LOAD: u8 = 1;
+    /// Nobody wants anything new; what waits for somebody is decided.
     pub const QUIET: u8 = 2;
     pub const OVER: u8 = 3;
 
@@ -61,11 +68,34 @@ pub struct Users {
     pub folder: PathBuf,
     pub common: Common,
     pub items: Arc<Vec<Item>>,
+    /// What they published since.
+    pub published: Arc<Mutex<Vec<Item>>>,
+    pub publishing: Publishing,
     pub nodes: Vec<String>,
+    /// What they like to do.
+    pub likes: Likes,
     pub stage: Stage,
     pub history: History,
     pub trace: Trace,
 }
+
+/// How likely users are to want what is rare.
+#[derive(Debug, Clone, Copy)]
+pub struct Likes {
+    pub ephemeral: f64,
+    pub pause: f64,
+    pub regress: f64,
+    pub publish: f64,
+}
+
+impl Default for Likes {
+    fn default() -> Self {
+        Self { ephemeral: 0.2, pause: 0.1, regress: 0.2, publish: 0.1 }
+    }
+}
+
+/// What a user remembers of what he saw: the ballots of updates as they were some time ago.
+type Remembered = BTreeMap<UpdateId, u64>;
 
 fn carrier() -> Carrier {
     Carrier::Wire(Arc::new(TurmoilWire))
@@ -81,7 +111,10 @@ fn names(nodes: &[String]) -> Vec<NodeName> {
 
 impl Users {
     /// A client of all nodes that are known, beginning with one by chance.
-    async fn client(&self) -> Result<Client> {
+    ///
+    /// # Errors
+    /// No node is known yet, or the key cannot be read.
+    pub async fn client(&self) -> Result<Client> {
         let mut peers: Vec<Peer> = Vec::new();
         for peer in self.common.lock().peers.values() {
             peers.push(peer.parse()?);
@@ -133,6 +166,7 @@ impl Users {
             targets: Targets { nodes: first, classes: BTreeMap::new() },
             options: UpdateOptions { strategy: RolloutStrategy::Together, ..UpdateOptions::default() },
         };
+        self.history.submits();
         let Accepted::Update { update } = client.order(UserCommand::Submit { request }, PATIENT).await? else {
             bail!("a submission was answered with something else")
         };
@@ -147,31 +181,61 @@ impl Users {
         }
     }
 
+    /// Returns once the cluster is up.
+    pub async fn until_up(&self) {
+        while self.stage.get() == Stage::SETUP {
+            sleep(LOOK).await;
+        }
+    }
+
     /// Wants things, until the load ends; then only decides what waits for somebody.
     ///
     /// # Errors
     /// Nobody can be spoken to with this key.
     pub async fn live(self, user: usize) -> Result<()> {
-        while self.stage.get() == Stage::SETUP {
-            sleep(LOOK).await;
-        }
+        self.until_up().await;
         let mut client = None;
+        let mut remembered = Remembered::new();
         while self.stage.get() < Stage::OVER {
             sleep(Duration::from_millis(rand::random_range(100..3_000))).await;
             if client.is_none() || rand::random_bool(0.2) {
                 client = self.client().await.ok();
             }
             let Some(client) = &mut client else { continue };
-            self.act(user, client).await;
+            self.act(user, client, &mut remembered).await;
         }
         Ok(())
     }
 
-    async fn act(&self, user: usize, client: &mut Client) {
+    /// Reads the last update that was acknowledged, at one node after the other, until the load is over.
+    ///
+    /// # Errors
+    /// The key cannot be read.
+    pub async fn watch(self, user: usize) -> Result<()> {
+        self.until_up().await;
+        let mut clients: BTreeMap<String, Client> = BTreeMap::new();
+        while self.stage.get() < Stage::OVER {
+            sleep(READ_EVERY).await;
+            let Some(update) = self.history.acknowledged().last().copied() else { continue };
+            let peers: Vec<String> = self.common.lock().peers.values().cloned().collect();
+            let Some(peer) = peers.choose(&mut rand::rng()) else { continue };
+            if !clients.contains_key(peer) {
+                clients.insert(peer.clone(), Client::over(&carrier(), key(&self.folder)?, vec![peer.parse()?]).await?);
+            }
+            if let Some(client) = clients.get_mut(peer) {
+                self.read(user, client, update, READ_WITHIN).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn act(&self, user: usize, client: &mut Client, remembered: &mut Remembered) {
         let known = self.known_updates(user, client).await;
         let loaded = self.stage.get() == Stage::LOAD;
-        let choice = rand::random_range(0..10);
-        if loaded && choice < 5 {
+        if loaded && rand::random_bool(self.likes.publish) {
+            return self.publish(user, client).await;
+        }
+        if loaded && rand::random_bool(SUBMITS) {
             let request = self.request();
             self.order(user, client, UserCommand::Submit { request }).await;
             return;
@@ -179,25 +243,28 @@ impl Users {
         if !loaded {
             return self.clear_up(user, client, known).await;
         }
-        let Some((update, phase, seen)) = known.choose(&mut rand::rng()).cloned() else { return };
-        let command = match (&phase, choice) {
+        let Some((update, phase, now)) = known.choose(&mut rand::rng()).cloned() else { return };
+        // Some decide by what they saw a while ago.
+        let before = remembered.insert(update, now).unwrap_or(now);
+        let seen = if rand::random_bool(0.4) { before } else { now };
+        let command = match (&phase, rand::random_range(0..10)) {
             (Phase::Vetoed, 0..4) => Some(decide(update, seen, Decision::Force { why: "it must be".into() })),
             (Phase::Vetoed, 4..6) => Some(decide(update, seen, Decision::AskAgain)),
             (Phase::Vetoed, 6..8) => Some(decide(update, seen, Decision::Only { nodes: self.some_nodes() })),
             (Phase::Vetoed | Phase::Held { .. }, 8..) => Some(decide(update, seen, Decision::Abort)),
             (Phase::Held { .. }, 4..8) => Some(decide(update, seen, Decision::Force { why: "go on".into() })),
             (Phase::Held { .. }, _) => Some(decide(update, seen, Decision::AskAgain)),
-            (Phase::Unpersisted, 0..5) => Some(UserCommand::Persist { update }),
+            (Phase::Unpersisted, 0..7) => Some(UserCommand::Persist { update }),
             (Phase::Unpersisted, _) => Some(UserCommand::Cancel { update }),
             (Phase::Paused { .. }, _) => Some(UserCommand::Resume { update }),
             (Phase::Ended { .. }, _) => None,
-            (Phase::Wave { .. }, 5..7) if loaded => Some(UserCommand::Pause { update }),
+            (Phase::Wave { .. }, _) if rand::random_bool(self.likes.pause) => Some(UserCommand::Pause { update }),
             (_, 9) if loaded => Some(UserCommand::Cancel { update }),
             _ => None,
         };
         match command {
-            Some(command) => self.order(user, client, command).await,
-            None => self.read(user, client, update).await,
+            Some(command) => drop(self.order(user, client, command).await),
+            None => self.read(user, client, update, WITHIN).await,
         }
     }
 
@@ -226,11 +293,13 @@ impl Users {
     /// What somebody wants: some packages on some nodes.
     fn request(&self) -> UpdateRequest {
         let mut rng = rand::rng();
-        let kind = if rand::random_bool(0.2) { UpdateKind::Regress } else { UpdateKind::Install };
+        let kind = if rand::random_bool(self.likes.regress) { UpdateKind::Regress } else { UpdateKind::Install };
+        let published = self.published.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let all: Vec<&Item> = self.items.iter().chain(&published).collect();
         let mut packages: BTreeMap<&str, PackageId> = BTreeMap::new();
         if kind == UpdateKind::Install {
             for _ in 0..rand::random_range(1..=3) {
-                if let Some(item) = self.items.choose(&mut rng) {
+                if let Some(item) = all.choose(&mut rng) {
                     packages.insert(&item.name, item.id);
                 }
             }
@@ -244,7 +313,7 @@ impl Users {
                 .unwrap_or(&OnFailure::RegressAll),
             skip_away: rand::random_bool(0.3),
             again: rand::random_bool(0.7),
-            ephemeral: kind == UpdateKind::Install && rand::random_bool(0.2),
+            ephemeral: kind == UpdateKind::Install && rand::random_bool(self.likes.ephemeral),
             max_defer: Span::from_secs(20),
             force: (kind == UpdateKind::Regress && rand::random_bool(0.3)).then(|| "back".to_owned()),
             ..UpdateOptions::default()
@@ -252,25 +321,54 @@ impl Users {
         UpdateRequest { kind, targets: Targets { nodes, classes: BTreeMap::new() }, options }
     }
 
-    async fn order(&self, user: usize, client: &mut Client, command: UserCommand) {
+    /// Builds a package that nobody has, and publishes it.
+    async fn publish(&self, user: usize, client: &mut Client) {
+        let number = self.publishing.fetch_add(1, Ordering::Relaxed) + 1;
+        let place = format!("user{user}");
+        let item = match catalogue::another(&self.folder.join("packages"), number) {
+            Ok(item) => item,
+            Err(error) => return self.trace.note(&place, format!("cannot build a package: {error:#}")),
+        };
+        self.trace.note(&place, format!("uploads {} {}", item.name, item.version));
+        if let Err(error) = client.upload(&item.file, WITHIN, |_| {}).await {
+            return self.trace.note(&place, format!("hears: {error}"));
+        }
+        let saw = self.order(user, client, UserCommand::Publish { packages: BTreeSet::from([item.id]) }).await;
+        if let Saw::Published(_) = saw {
+            self.published.lock().unwrap_or_else(PoisonError::into_inner).push(item);
+        }
+    }
+
+    async fn order(&self, user: usize, client: &mut Client, command: UserCommand) -> Saw {
         let place = format!("user{user}");
         let said = describe(&command);
         self.trace.note(&place, format!("asks: {said}"));
+        let published = match &command {
+            UserCommand::Publish { packages } => packages.first().copied(),
+            _ => None,
+        };
         let called = now();
+        if matches!(command, UserCommand::Submit { .. }) {
+            self.history.submits();
+        }
         let result = client.order(command, WITHIN).await;
         let saw = match result {
             Ok(Accepted::Update { update }) if said.starts_with("submit") => Saw::Submitted(update),
-            Ok(other) => Saw::Done(format!("{said}: {other:?}")),
+            Ok(other) => match published {
+                Some(package) => Saw::Published(package),
+                None => Saw::Done(format!("{said}: {other:?}")),
+            },
             Err(error) if is_unknown(&error) => Saw::Unknown(format!("{said}: {error}")),
-            Err(error) => Saw::Refused(format!("{said}: {error}")),
+            Err(error) => Saw::Refused(format!("{said}: {}", why(&error))),
         };
         self.trace.note(&place, format!("hears: {saw:?}"));
-        self.history.note(Call { user, called, returned: now(), saw });
+        self.history.note(Call { user, called, returned: now(), saw: saw.clone() });
+        saw
     }
 
-    async fn read(&self, user: usize, client: &mut Client, update: UpdateId) {
+    async fn read(&self, user: usize, client: &mut Client, update: UpdateId, within: Duration) {
         let called = now();
-        let asked = client.ask(&ApiRequest::Query(Query::Update { update, after: None }), WITHIN).await;
+        let asked = client.ask(&ApiRequest::Query(Query::Update { update, after: None }), within).await;
         let saw = match asked {
             Ok(ApiResponse::Update(info)) => Saw::Update { update, index: info.index, phase: info.update.phase },
             Err(ClientError::Api(ApiError::NotFound { .. })) => Saw::NoUpdate(update),
@@ -285,7 +383,7 @@ impl Users {
         if let Some(update) = self.history.acknowledged().last().copied()
             && rand::random_bool(0.5)
         {
-            self.read(user, client, update).await;
+            self.read(user, client, update, WITHIN).await;
         }
         match client.ask(&ApiRequest::Query(Query::Updates { limit: 100 }), WITHIN).await {
             Ok(ApiResponse::Updates(updates)) => {
@@ -313,9 +411,10 @@ impl Users {
         let accepted = loop {
             // A node that is just coming back is away, and a plan with it is refused.
             let Some(package) = packages.next() else { bail!("there is no package to install") };
+            self.history.submits();
             match client.order(UserCommand::Submit { request: request(package) }, PATIENT).await {
                 Ok(accepted) => break accepted,
-                Err(error) => self.trace.note("late", format!("hears: {error}")),
+                Err(error) => self.trace.note("late", format!("hears: {}", why(&error))),
             }
             sleep(LOOK).await;
         };
@@ -338,6 +437,17 @@ async fn phase_of(client: &mut Client, update: UpdateId) -> Result<Phase> {
 
 fn decide(update: UpdateId, ballot_revision: u64, decision: Decision) -> UserCommand {
     UserCommand::Decide { update, ballot_revision, decision }
+}
+
+/// Why an order was refused, with what is in the way of a plan.
+fn why(error: &ClientError) -> String {
+    if let ClientError::Api(ApiError::Rejected(rejection)) = error
+        && let Rejection::Blocked { plan } = rejection.as_ref()
+    {
+        let blockers: Vec<String> = plan.blockers.iter().map(ToString::to_string).collect();
+        return blockers.join("; ");
+    }
+    error.to_string()
 }
 
 /// Whether an order may have been carried out all the same.

@@ -87,7 +87,7 @@ pub struct Answered {
 }
 
 /// The record. Cloning it costs nothing.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Record {
     /// The cluster itself: one row, once it was made.
     clusters: Table<u64, Cluster>,

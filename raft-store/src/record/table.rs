@@ -119,6 +119,16 @@ pub struct Table<K: Key, V> {
     changed: Vec<K>,
 }
 
+/// Two tables are the same when their rows are; which of these are still to be written is no part of it.
+impl<K: Key, V: PartialEq> PartialEq for Table<K, V> {
+    fn eq(&self, other: &Self) -> bool {
+        let same = |(mine, theirs): ((&K, &Arc<V>), (&K, &Arc<V>))| {
+            mine.0 == theirs.0 && (Arc::ptr_eq(mine.1, theirs.1) || mine.1 == theirs.1)
+        };
+        self.rows.size() == other.rows.size() && self.rows.iter().zip(other.rows.iter()).all(same)
+    }
+}
+
 impl<K: Key, V: Clone + PartialEq + Serialize + DeserializeOwned> Table<K, V> {
     /// An empty table whose rows' keys begin with this byte.
     pub fn new(tag: u8) -> Self {

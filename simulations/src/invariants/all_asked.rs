@@ -20,6 +20,10 @@ impl Invariant for AllAsked {
         "When a node has voted, every module that runs there and needs what changes was asked."
     }
 
+    fn only_of_record(&self) -> bool {
+        true
+    }
+
     fn step(&mut self, seen: &Seen) -> Result<(), String> {
         for (id, update) in seen.updates() {
             let Some(plan) = &update.plan else { continue };

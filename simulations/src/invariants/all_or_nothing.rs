@@ -17,6 +17,10 @@ impl Invariant for AllOrNothing {
         "When an update ends, all its nodes are on the new or all are on the old, unless a user chose otherwise."
     }
 
+    fn only_of_record(&self) -> bool {
+        true
+    }
+
     fn step(&mut self, seen: &Seen) -> Result<(), String> {
         for (id, update) in seen.updates() {
             let Phase::Ended { outcome } = update.phase else { continue };

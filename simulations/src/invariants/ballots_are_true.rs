@@ -18,6 +18,10 @@ impl Invariant for BallotsAreTrue {
         "Whoever is written down as having accepted has said so, or says nothing at all."
     }
 
+    fn only_of_record(&self) -> bool {
+        true
+    }
+
     fn step(&mut self, seen: &Seen) -> Result<(), String> {
         for (id, update) in seen.updates() {
             for (name, progress) in &update.nodes {

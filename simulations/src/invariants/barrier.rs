@@ -17,6 +17,10 @@ impl Invariant for Barrier {
         "No node changes over before every node of its update has staged."
     }
 
+    fn only_of_record(&self) -> bool {
+        true
+    }
+
     fn step(&mut self, seen: &Seen) -> Result<(), String> {
         for (id, update) in seen.updates() {
             let began = seen.was(id).is_none_or(|was| !was.nodes.values().any(|node| node.step >= Step::Go && node.changed));

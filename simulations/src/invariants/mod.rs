@@ -3,6 +3,12 @@
 //! One idea: an invariant sees the cluster from outside of time, each step, and says what is wrong in words.
 
 mod all_asked;
+mod staged_is_sound;
+mod restart_runs_what_held;
+mod logs_match;
+mod fence_only_rises;
+mod decided_as_seen;
+mod carried_out_once;
 mod all_or_nothing;
 mod applied_only_grows;
 mod ballots_are_true;
@@ -36,6 +42,11 @@ pub trait Invariant {
 
     /// Its sentence.
     fn sentence(&self) -> &'static str;
+
+    /// Whether it need be looked at only when the record has moved.
+    fn only_of_record(&self) -> bool {
+        false
+    }
 
     /// Looks at each step.
     ///
@@ -81,6 +92,12 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(nothing_lost::NothingLost),
         Box::new(published_on_majority::PublishedOnMajority),
         Box::new(voters_hold_store::VotersHoldStore),
+        Box::new(carried_out_once::CarriedOutOnce),
+        Box::new(fence_only_rises::FenceOnlyRises::default()),
+        Box::new(decided_as_seen::DecidedAsSeen),
+        Box::new(restart_runs_what_held::RestartRunsWhatHeld::default()),
+        Box::new(staged_is_sound::StagedIsSound),
+        Box::new(logs_match::LogsMatch::default()),
         Box::new(persistent_runs::PersistentRuns),
     ]
 }

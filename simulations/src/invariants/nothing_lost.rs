@@ -1,8 +1,14 @@
 //! An acknowledged submission is never lost while at most a minority of the voters is (DESIGN, section 3).
 
+use tribune_raft_store::model::{Node, RaftRole};
+
 use super::Invariant;
 use crate::history::History;
 use crate::seen::Seen;
+
+fn is_voter(node: &Node) -> bool {
+    matches!(node.raft, RaftRole::Voter { .. })
+}
 
 #[derive(Debug)]
 pub struct NothingLost;
@@ -21,6 +27,19 @@ impl Invariant for NothingLost {
         for update in history.acknowledged() {
             if !truth.state.updates().contains(&update) {
                 return Err(format!("{update} was acknowledged, and is not in the record"));
+            }
+        }
+        let voters: Vec<&str> = truth.state.nodes().values().filter(|node| is_voter(node)).map(|node| node.name.as_str()).collect();
+        for package in history.published() {
+            let Some(kept) = truth.state.packages().get(&package) else {
+                return Err(format!("package {} was acknowledged, and is not in the record", package.short()));
+            };
+            for module in &kept.manifest.modules {
+                let have = voters.iter().filter(|voter| seen.holds(voter, &module.signature)).count();
+                if have * 2 <= voters.len() {
+                    let title = format!("{} {}", kept.manifest.name, kept.manifest.version);
+                    return Err(format!("{title} was acknowledged, and {have} of {} voters have it", voters.len()));
+                }
             }
         }
         Ok(())

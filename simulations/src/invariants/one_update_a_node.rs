@@ -19,6 +19,10 @@ impl Invariant for OneUpdateANode {
         "No node is in two updates that are under way."
     }
 
+    fn only_of_record(&self) -> bool {
+        true
+    }
+
     fn step(&mut self, seen: &Seen) -> Result<(), String> {
         let mut holds: BTreeMap<NodeName, UpdateId> = BTreeMap::new();
         for (id, update) in seen.updates() {

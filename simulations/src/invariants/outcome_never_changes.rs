@@ -16,6 +16,10 @@ impl Invariant for OutcomeNeverChanges {
         "An update that has ended stays as it ended; what users read agrees with one order of all calls."
     }
 
+    fn only_of_record(&self) -> bool {
+        true
+    }
+
     fn step(&mut self, seen: &Seen) -> Result<(), String> {
         for (id, update) in seen.updates() {
             if let Some(was) = seen.was(id).filter(|was| was.phase.ended() && was.phase != update.phase) {

@@ -17,6 +17,10 @@ impl Invariant for PublishedOnMajority {
         "When a package is published, a majority of the voters has its modules on disk."
     }
 
+    fn only_of_record(&self) -> bool {
+        true
+    }
+
     fn step(&mut self, seen: &Seen) -> Result<(), String> {
         let (Some(before), Some(now)) = (&seen.before, &seen.truth) else { return Ok(()) };
         if before.state.packages().len() == now.state.packages().len() {

@@ -17,6 +17,10 @@ impl Invariant for RegressIsComplete {
         "An update that ended as regressed has no node that changed and did not go back."
     }
 
+    fn only_of_record(&self) -> bool {
+        true
+    }
+
     fn step(&mut self, seen: &Seen) -> Result<(), String> {
         for (id, update) in seen.updates() {
             let newly = seen.was(id).is_none_or(|was| !was.phase.ended());

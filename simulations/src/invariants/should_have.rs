@@ -17,6 +17,10 @@ impl Invariant for ShouldHave {
         "What a node should have changes only with the end of an update that is kept."
     }
 
+    fn only_of_record(&self) -> bool {
+        true
+    }
+
     fn step(&mut self, seen: &Seen) -> Result<(), String> {
         let (Some(before), Some(now)) = (&seen.before, &seen.truth) else { return Ok(()) };
         for (name, node) in now.state.nodes().iter() {
@@ -28,7 +32,11 @@ impl Invariant for ShouldHave {
                 let over = update.phase.ended() && seen.was(id).is_none_or(|was| !was.phase.ended());
                 let about =
                     update.plan.as_ref().is_some_and(|plan| plan.nodes.contains_key(name) || plan.left_out.contains_key(name));
-                let persisted = update.nodes.get(name).is_some_and(|progress| progress.step == Step::Persisted);
+                // A node that was left out should have what the others keep.
+                let persisted = match update.nodes.get(name) {
+                    Some(progress) => progress.step == Step::Persisted,
+                    None => update.nodes.values().any(|progress| progress.step == Step::Persisted),
+                };
                 over && about && (!update.request.options.ephemeral || persisted)
             });
             if !ended {

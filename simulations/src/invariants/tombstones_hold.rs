@@ -17,6 +17,10 @@ impl Invariant for TombstonesHold {
         "No update brings a package to a node that regressed it, unless its user said `--again`."
     }
 
+    fn only_of_record(&self) -> bool {
+        true
+    }
+
     fn step(&mut self, seen: &Seen) -> Result<(), String> {
         let Some(before) = &seen.before else { return Ok(()) };
         for (id, update) in seen.updates() {

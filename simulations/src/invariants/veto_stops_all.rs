@@ -17,6 +17,10 @@ impl Invariant for VetoStopsAll {
         "While a veto stands that nobody overruled, no node of the update begins to fetch or to change over."
     }
 
+    fn only_of_record(&self) -> bool {
+        true
+    }
+
     fn step(&mut self, seen: &Seen) -> Result<(), String> {
         for (id, update) in seen.updates() {
             if update.request.options.force.is_some() {

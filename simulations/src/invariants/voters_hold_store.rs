@@ -17,6 +17,10 @@ impl Invariant for VotersHoldStore {
         "A node that becomes a voter has every module of the package store on disk."
     }
 
+    fn only_of_record(&self) -> bool {
+        true
+    }
+
     fn step(&mut self, seen: &Seen) -> Result<(), String> {
         let (Some(before), Some(now)) = (&seen.before, &seen.truth) else { return Ok(()) };
         for (name, node) in now.state.nodes().iter() {

@@ -12,6 +12,7 @@ mod system;
 pub mod wire;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -25,6 +26,7 @@ use tribune_node::node::Kept;
 use tribune_node::world::{Carrier, RaftThreads, UsersHere, World};
 use tribune_process::protocol::{NodeMessage, Outcome};
 use tribune_raft_store::engine::model::ModelDisk;
+use tribune_raft_store::examine::Logged;
 
 use script::Script;
 
@@ -93,6 +95,8 @@ pub struct Inner {
     pub run: u64,
     pub booted: Duration,
     pub agent_starts: u64,
+    /// Blobs in which a bit was turned, and when.
+    pub damaged: BTreeMap<PathBuf, Duration>,
     next_pid: u32,
     disks: BTreeMap<String, ModelDisk>,
     next_disk: u64,
@@ -125,6 +129,7 @@ impl Machine {
             run: 1,
             booted: Duration::ZERO,
             agent_starts: 0,
+            damaged: BTreeMap::new(),
             next_pid: 100,
             disks: BTreeMap::new(),
             next_disk: 0,
@@ -189,6 +194,17 @@ impl Machine {
         if let Err(error) = disk::cut(&self.folder) {
             panic!("{}: the disk of a simulated machine cannot be put back: {error}", self.name);
         }
+    }
+
+    /// The log that its node has now.
+    ///
+    /// # Errors
+    /// It cannot be understood.
+    pub fn log(&self) -> Result<Vec<Logged>, String> {
+        let disk = fs::read_to_string(self.folder.join("raft/db/mark")).ok();
+        let disk = disk.and_then(|mark| self.lock().disks.get(&mark).cloned());
+        let Some(disk) = disk else { return Ok(Vec::new()) };
+        tribune_raft_store::examine::log(&disk.engine()).map_err(|error| format!("the log of {}: {error}", self.name))
     }
 
     fn next_process(inner: &mut Inner) -> ProcessId {

@@ -25,6 +25,8 @@ const DEFERRED: Duration = Duration::from_millis(700);
 const LATE: Duration = Duration::from_millis(1_200);
 /// How long one that is not well says nothing of it.
 const WELL_FOR: Duration = Duration::from_millis(400);
+/// After how long one that faints does.
+const FAINTS_AFTER: Duration = Duration::from_secs(10);
 /// Bytes of a connection to the process socket.
 const PIPE: usize = 64 * 1024;
 
@@ -38,10 +40,8 @@ pub(super) async fn live(machine: Machine, id: ChildId) {
         match phase {
             Phase::Running { process, since } => {
                 tokio::select! {
-                    exit = run(&machine, process, since, &script) => {
-                        machine.ended(&id, process, exit);
-                        return;
-                    }
+                    // What becomes of the child then is for the keeper's rules to say.
+                    exit = run(&machine, &id, process, since, &script) => machine.ended(&id, process, exit),
                     _ = changed.changed() => {}
                 }
             }
@@ -66,9 +66,11 @@ pub(super) async fn live(machine: Machine, id: ChildId) {
 }
 
 /// Runs until the process ends by itself.
-async fn run(machine: &Machine, process: ProcessId, since: Duration, script: &Script) -> Exit {
+async fn run(machine: &Machine, id: &ChildId, process: ProcessId, since: Duration, script: &Script) -> Exit {
+    let fell_before = machine.lock().kids.get(id).is_some_and(|kid| kid.count > 0);
     let lives = match script.health {
         Health::Well | Health::Unhealthy => None,
+        Health::Faints => (!fell_before).then_some(FAINTS_AFTER),
         Health::CrashLoop => Some(Duration::from_millis(100)),
         Health::Frail => Some(Duration::from_millis(u64::from(process.pid) * 7919 % 60_000 + 5_000)),
     };

@@ -41,6 +41,8 @@ pub enum Health {
     CrashLoop,
     /// It crashes now and then.
     Frail,
+    /// It crashes once, some seconds after it was first started.
+    Faints,
 }
 
 /// See the module.
@@ -78,6 +80,7 @@ impl Script {
                 Some(("ready", "never")) => script.ready = Ready::Never,
                 Some(("health", "unhealthy")) => script.health = Health::Unhealthy,
                 Some(("health", "crash-loop")) => script.health = Health::CrashLoop,
+                Some(("health", "faints")) => script.health = Health::Faints,
                 Some(("health", "frail")) => script.health = Health::Frail,
                 Some(("speaks", "no")) => script.speaks = false,
                 _ => {}

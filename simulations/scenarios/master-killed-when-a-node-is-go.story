@@ -1,0 +1,9 @@
+# The master is killed as soon as the first node may change over.
+nodes 3
+package web 1.0.0
+package web 1.1.0
+installed web 1.0.0
+when go: kill the master for 2s
+submit web 1.1.0 on all
+until completed
+show

@@ -1,0 +1,9 @@
+# The master is killed as soon as the first node has staged.
+nodes 3
+package web 1.0.0
+package web 1.1.0
+installed web 1.0.0
+when staged: kill the master for 2s
+submit web 1.1.0 on all
+until completed
+show

@@ -1,0 +1,10 @@
+# The power of a node is cut as soon as it may change over: all nodes end on one side.
+nodes 3
+package web 1.0.0
+package web 1.1.0
+installed web 1.0.0
+when go: cut-power the node for 3s
+submit web 1.1.0 on all
+until ended
+until quiet
+show
