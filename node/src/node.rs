@@ -19,7 +19,6 @@ use tribune_p2p::blobs::BlobStore;
 use tribune_p2p::network::NetworkError;
 use tribune_p2p::transfer::{Fetcher, serve_blobs};
 
-use tribune_messages::node::Fence;
 use crate::api::{Api, UserSocket};
 use crate::belief::{Belief, BeliefKeeper, record_peer};
 use crate::copied::{self, Copied};
@@ -37,6 +36,7 @@ use crate::session::{MasterSeen, Session};
 use crate::settings::Settings;
 use crate::store::PackageStore;
 use crate::world::{Carrier, UsersHere, World};
+use tribune_messages::node::Fence;
 
 /// How long a port may still be held by an agent that is just ending.
 const PORT_FREE_WITHIN: Duration = Duration::from_secs(5);

@@ -137,3 +137,41 @@ fn check_state(engine: &dyn Engine) -> Result<(), StoreError> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use openraft::EntryPayload;
+
+    use super::*;
+    use crate::engine::model::ModelDisk;
+    use crate::engine::{Batch, Durability};
+    use crate::raft_types::{LogEntry, Vote, log_id};
+
+    fn log_of(terms: &[u64]) -> impl Engine {
+        let engine = ModelDisk::new(1).engine();
+        let entry =
+            |(term, index): (&u64, u64)| LogEntry::<Record> { log_id: log_id(*term, index), payload: EntryPayload::Blank };
+        let entries: Vec<_> = terms.iter().zip(0..).map(entry).collect();
+        let mut batch = Batch::new();
+        stopped::put_committed(&mut batch, &Vote::new_committed(9, 1), &entries).unwrap();
+        engine.write(batch, Durability::Synced).unwrap();
+        engine
+    }
+
+    #[test]
+    fn a_log_in_which_an_earlier_term_follows_a_later_one_is_damaged() {
+        check_log(&log_of(&[1, 1, 3])).unwrap();
+        let error = check_log(&log_of(&[1, 3, 2])).unwrap_err();
+        assert_eq!(error.to_string(), "log entry 2 is of term 2, and the one before it of term 3: the store is damaged");
+        assert!(error.is_damage());
+    }
+
+    #[test]
+    fn two_logs_are_compared_entry_by_entry() {
+        let (one, other) = (log(&log_of(&[1, 2])).unwrap(), log(&log_of(&[1, 3])).unwrap());
+        assert_eq!((one[0].index, one[1].term, other[1].term), (0, 2, 3));
+        assert_eq!(one[0], other[0]);
+        assert_ne!(one[1].hash, other[1].hash);
+    }
+}

@@ -11,8 +11,8 @@ use std::time::Duration;
 use tribune_raft_store::model::{Phase, Step};
 
 use crate::cluster::Cluster;
-use crate::machine::wire::break_between;
 use crate::faults::{Fault, Planned, When, Who};
+use crate::machine::wire::break_between;
 use crate::seen::Seen;
 use crate::trace::Trace;
 

@@ -186,7 +186,7 @@ const NARROW: [(&str, &str); 12] = [
     ("asking", "users-dropped"),
     ("asking", "master-killed"),
     ("started", "power-cut"),
-    ("voted", "bit-turned"),
+    ("asked", "bit-turned"),
     ("publishing", "cut-off"),
 ];
 

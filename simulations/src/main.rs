@@ -144,7 +144,10 @@ fn act(command: Command) -> Result<ExitCode> {
             } else {
                 outcome.transcript.iter().for_each(|line| println!("{line}"));
                 if let Some(violation) = &outcome.violation {
-                    println!("violated: {} — {}\nat {:?}: {}", violation.invariant, violation.sentence, violation.at, violation.what);
+                    println!(
+                        "violated: {} — {}\nat {:?}: {}",
+                        violation.invariant, violation.sentence, violation.at, violation.what
+                    );
                 }
             }
             Ok(code(outcome.violation.is_none()))

@@ -1,8 +1,8 @@
 //! One run: a seed makes a cluster, its users and its faults; everything that must hold is looked at after each step.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -33,8 +33,8 @@ const UP_WITHIN: Duration = Duration::from_secs(240);
 const STACK: usize = 64 * 1024 * 1024;
 /// How long a story may take.
 const TOLD_WITHIN: Duration = Duration::from_secs(1_200);
-/// How long the users want things, and things go wrong.
-const LOAD: Duration = Duration::from_secs(60);
+/// How many seconds the users want things, and things go wrong.
+const LOAD: std::ops::RangeInclusive<u64> = 20..=60;
 /// Within this, once faults have stopped, every update that does not wait for a user ends, and a fresh one completes.
 pub const QUIET_WITHIN: Duration = Duration::from_secs(240);
 
@@ -44,6 +44,8 @@ pub struct Plan {
     pub seed: u64,
     pub nodes: usize,
     pub users: usize,
+    /// How long they want things.
+    pub load: Duration,
     pub faults: Vec<Planned>,
     /// What its users like to do: that to which faults are aimed.
     pub likes: Likes,
@@ -81,14 +83,16 @@ impl Plan {
         let mut rng = StdRng::seed_from_u64(seed);
         let nodes = *[3, 3, 4, 5, 5, 7].choose(&mut rng).unwrap_or(&3);
         let users = rng.random_range(1..=3);
-        let faults = faults::draw(&mut rng, seed, nodes, LOAD);
+        let load = Duration::from_secs(rng.random_range(LOAD));
+        let faults = faults::draw(&mut rng, seed, nodes, load);
         let likes = likes(&faults);
-        Self { seed, nodes, users, faults, likes, story: None }
+        Self { seed, nodes, users, load, faults, likes, story: None }
     }
 
     /// The run that tells a story.
     pub fn telling(story: Story) -> Self {
-        Self { seed: 1, nodes: story.nodes, users: 0, faults: Vec::new(), likes: Likes::default(), story: Some(story) }
+        let (nodes, faults, likes) = (story.nodes, Vec::new(), Likes::default());
+        Self { seed: 1, nodes, users: 0, load: TOLD_WITHIN, faults, likes, story: Some(story) }
     }
 }
 
@@ -112,11 +116,7 @@ fn node_names(count: usize) -> Vec<String> {
 }
 
 /// What all nodes have at first.
-fn first_software(
-    nodes: &[String],
-    items: &[Item],
-    is_first: impl Fn(&Item) -> bool,
-) -> BTreeMap<NodeName, BTreeSet<PackageId>> {
+fn first_software(nodes: &[String], items: &[Item], is_first: impl Fn(&Item) -> bool) -> BTreeMap<NodeName, BTreeSet<PackageId>> {
     let first: BTreeSet<PackageId> = items.iter().filter(|item| is_first(item)).map(|item| item.id).collect();
     nodes.iter().filter_map(|node| Some((node.parse().ok()?, first.clone()))).collect()
 }
@@ -148,6 +148,7 @@ struct Run<'a> {
     invariants: Vec<Box<dyn Invariant>>,
     seen: Option<Seen>,
     tale: Option<Tale>,
+    load: Duration,
     stage: Stage,
     history: History,
     trace: Trace,
@@ -191,9 +192,8 @@ fn play_here(plan: Plan) -> Result<Outcome> {
         Some(story) => story.members.contains(&at),
         None => at > 2 && rng.random_bool(0.4),
     };
-    let preferences: Vec<VoterPreference> = (0..plan.nodes)
-        .map(|at| if never(at, &mut rng) { VoterPreference::Never } else { VoterPreference::May })
-        .collect();
+    let preferences: Vec<VoterPreference> =
+        (0..plan.nodes).map(|at| if never(at, &mut rng) { VoterPreference::Never } else { VoterPreference::May }).collect();
     // Some clusters make snapshots often, so that who lags gets one.
     let raft = match rng.random_bool(0.5) {
         true => RaftSettings { snapshot_every: 40, keep_entries: 10, ..RaftSettings::default() },
@@ -247,6 +247,7 @@ fn play_here(plan: Plan) -> Result<Outcome> {
         invariants: invariants::all(),
         seen: None,
         tale,
+        load: plan.load,
         stage,
         history,
         trace: trace.clone(),
@@ -281,8 +282,8 @@ impl Run<'_> {
         self.trace.note("run", "the load begins");
         self.chaos.begin(began);
         let loaded = match self.tale.clone() {
-            None => self.until(LOAD, |_| false)?,
-            Some(tale) => self.until(TOLD_WITHIN, |_| tale.is_over())?,
+            None => self.until(self.load, |_| false)?,
+            Some(tale) => self.until(self.load, |_| tale.is_over())?,
         };
         if let Reached::Violation(violation) = loaded {
             return Ok(Some(violation));

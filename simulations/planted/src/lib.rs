@@ -66,6 +66,7 @@ bugs! {
     GenerationCurrentBeforeSettled = 23, "generation-current-before-settled", "New modules are what a restart starts before they have held.";
     StaleFenceAccepted = 24, "stale-fence-accepted", "A node obeys whoever says it is master, of whatever term.";
     DamagedModuleStaged = 25, "damaged-module-staged", "A module whose bytes have changed is staged all the same.";
+    GoPastOwnVeto = 26, "go-past-own-veto", "A go is taken by a node that has heard a veto since it was ready.";
 }
 
 /// Plants a bug in this process, for good. For the simulation.

@@ -1,10 +1,15 @@
 //! A ballot in the record is what the process said (claims 5 and 6).
 
+use std::time::Duration;
+
 use tribune_agent::processes::ProcessId;
 use tribune_raft_store::model::Answer;
 
 use super::Invariant;
 use crate::seen::Seen;
+
+/// How long what is written down may be behind what a process says.
+const SPEAKS: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub struct BallotsAreTrue;
@@ -34,13 +39,15 @@ impl Invariant for BallotsAreTrue {
                     let process = ProcessId { pid: ballot.process.pid, start_time: ballot.process.start_time };
                     let key = (process, id.to_string());
                     let Some(told) = inner.told.get(&key) else { continue };
-                    if ballot.answer == Answer::Accept && told.proposed && told.accepted.is_none() && told.vetoed.is_none() {
+                    // One that has just begun to speak was taken not to, up to now.
+                    let asked = told.proposed.is_some_and(|at| seen.at.saturating_sub(at) > SPEAKS);
+                    if ballot.answer == Answer::Accept && asked && told.accepted.is_none() && told.vetoed.is_none() {
                         return Err(format!(
                             "{} on {name} is written down as accepting {id}, and never answered",
                             ballot.process.name
                         ));
                     }
-                    if ballot.answer == Answer::Accept && told.vetoed.is_some() && told.accepted.is_none() {
+                    if ballot.answer == Answer::Accept && asked && told.vetoed.is_some() && told.accepted.is_none() {
                         return Err(format!(
                             "{} on {name} is written down as accepting {id}, and vetoed it",
                             ballot.process.name

@@ -56,8 +56,7 @@ impl LogsMatch {
             }
         }
         for entry in log {
-            let (known, who) =
-                self.known.entry((entry.index, entry.term)).or_insert_with(|| (entry.clone(), node.to_owned()));
+            let (known, who) = self.known.entry((entry.index, entry.term)).or_insert_with(|| (entry.clone(), node.to_owned()));
             if known.hash != entry.hash {
                 return Err(format!(
                     "entry {} of term {} is one thing in the log of {who}, and another in that of {node}",

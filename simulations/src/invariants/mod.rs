@@ -3,20 +3,18 @@
 //! One idea: an invariant sees the cluster from outside of time, each step, and says what is wrong in words.
 
 mod all_asked;
-mod staged_is_sound;
-mod restart_runs_what_held;
-mod logs_match;
-mod fence_only_rises;
-mod decided_as_seen;
-mod carried_out_once;
 mod all_or_nothing;
 mod applied_only_grows;
 mod ballots_are_true;
 mod barrier;
 mod bytes_match;
+mod carried_out_once;
 mod committed_stays;
 mod copies_agree;
+mod decided_as_seen;
 mod ephemeral_is_not_kept;
+mod fence_only_rises;
+mod logs_match;
 mod nothing_lost;
 mod one_master_a_term;
 mod one_outcome;
@@ -25,10 +23,13 @@ mod outcome_never_changes;
 mod persistent_runs;
 mod published_on_majority;
 mod regress_is_complete;
+mod restart_runs_what_held;
 mod should_have;
 mod software_called_for;
+mod staged_is_sound;
 mod term_only_rises;
 mod tombstones_hold;
+mod veto_is_heard;
 mod veto_stops_all;
 mod voters_hold_store;
 
@@ -78,6 +79,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(one_update_a_node::OneUpdateANode),
         Box::new(barrier::Barrier),
         Box::new(veto_stops_all::VetoStopsAll),
+        Box::new(veto_is_heard::VetoIsHeard),
         Box::new(software_called_for::SoftwareCalledFor::default()),
         Box::new(bytes_match::BytesMatch::default()),
         Box::new(ballots_are_true::BallotsAreTrue),
@@ -96,7 +98,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(fence_only_rises::FenceOnlyRises::default()),
         Box::new(decided_as_seen::DecidedAsSeen),
         Box::new(restart_runs_what_held::RestartRunsWhatHeld::default()),
-        Box::new(staged_is_sound::StagedIsSound),
+        Box::new(staged_is_sound::StagedIsSound::default()),
         Box::new(logs_match::LogsMatch::default()),
         Box::new(persistent_runs::PersistentRuns),
     ]

@@ -29,7 +29,8 @@ impl Invariant for NothingLost {
                 return Err(format!("{update} was acknowledged, and is not in the record"));
             }
         }
-        let voters: Vec<&str> = truth.state.nodes().values().filter(|node| is_voter(node)).map(|node| node.name.as_str()).collect();
+        let voters: Vec<&str> =
+            truth.state.nodes().values().filter(|node| is_voter(node)).map(|node| node.name.as_str()).collect();
         for package in history.published() {
             let Some(kept) = truth.state.packages().get(&package) else {
                 return Err(format!("package {} was acknowledged, and is not in the record", package.short()));

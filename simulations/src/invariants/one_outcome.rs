@@ -42,7 +42,7 @@ impl Invariant for OneOutcome {
             let inner = node.machine.lock();
             for ((process, update), told) in &inner.told {
                 let lives = inner.alive.get(&process.pid) == Some(process);
-                if told.proposed && lives && ended.contains(update) && told.outcomes.is_empty() {
+                if told.proposed.is_some() && lives && ended.contains(update) && told.outcomes.is_empty() {
                     return Err(format!(
                         "{process} on {} was asked about {update}, which is over, and never heard how",
                         node.name

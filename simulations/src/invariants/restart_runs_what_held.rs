@@ -17,10 +17,12 @@ pub struct RestartRunsWhatHeld {
 struct Known {
     /// Which boot of the machine it is.
     run: u64,
-    /// What was installed when no update was in the middle of its changeover.
-    held: BTreeSet<Signature>,
-    /// What is being tried, and was not installed before.
-    tried: BTreeSet<Signature>,
+    /// By module: what its agent said last that is installed.
+    held: BTreeMap<String, Signature>,
+    /// Whether it was in the middle of a changeover then.
+    trying: bool,
+    /// What was installed when it was restarted out of that.
+    before: BTreeMap<String, Signature>,
     /// How many starts were looked at.
     looked: usize,
     /// The children that were started since the machine was.
@@ -49,12 +51,14 @@ impl Known {
         let inner = node.machine.lock();
         if inner.run != self.run {
             self.run = inner.run;
+            self.before = if self.trying { self.held.clone() } else { BTreeMap::new() };
             self.started.clear();
         }
         for started in &inner.started[self.looked..] {
             let label: ChildLabel = started.label.parse().map_err(|error| format!("{}: {error}", node.name))?;
-            let first = self.started.insert(started.child.key.clone());
-            if first && self.tried.contains(&label.signature) && !self.held.contains(&label.signature) {
+            let key = &started.child.key;
+            let first = self.started.insert(key.clone());
+            if first && self.before.get(key).is_some_and(|before| *before != label.signature) {
                 return Err(format!(
                     "{} was restarted and begins with {} {}, which had not held",
                     node.name, started.child, label.version
@@ -64,17 +68,8 @@ impl Known {
         self.looked = inner.started.len();
         drop(inner);
         let Some(standing) = &node.standing else { return Ok(()) };
-        let trying = standing.updates.values().any(|update| {
-            let last = update.reports.last();
-            matches!(last, Some(NodeReport::Ready | NodeReport::Started))
-        });
-        let current: BTreeSet<Signature> = standing.current.modules.values().copied().collect();
-        if trying {
-            self.tried = current.difference(&self.held).copied().collect();
-        } else {
-            self.held = current;
-            self.tried.clear();
-        }
+        self.held = standing.current.modules.clone();
+        self.trying = standing.updates.values().any(|update| matches!(update.reports.last(), Some(NodeReport::Started)));
         Ok(())
     }
 }

@@ -72,13 +72,18 @@ pub struct Started {
 /// What one process was told and said of one update.
 #[derive(Debug, Clone, Default)]
 pub struct Told {
-    pub proposed: bool,
+    /// When it was first asked.
+    pub proposed: Option<Duration>,
     pub outcomes: Vec<Outcome>,
     pub aborted: bool,
     /// Its last answer to a proposal: true is accept, with the revision.
     pub accepted: Option<u64>,
     pub vetoed: Option<u64>,
     pub overruled: bool,
+    /// When it vetoed, if it has not accepted since.
+    pub vetoed_at: Option<Duration>,
+    /// When it was told to hand over after that.
+    pub handed_over_at: Option<Duration>,
 }
 
 /// All of a machine that is not on its disk.
@@ -220,10 +225,11 @@ impl Machine {
         let mut inner = self.lock();
         let told = inner.told.entry((process, update.to_owned())).or_default();
         match message {
-            NodeMessage::Proposal(_) => told.proposed = true,
+            NodeMessage::Proposal(_) => drop(told.proposed.get_or_insert_with(now)),
             NodeMessage::Outcome(outcome) => told.outcomes.push(outcome.outcome),
             NodeMessage::Aborted(_) => told.aborted = true,
             NodeMessage::Overruled(_) => told.overruled = true,
+            NodeMessage::HandOver(_) => told.handed_over_at = told.vetoed_at.and(Some(now())),
             _ => {}
         }
     }

@@ -170,8 +170,14 @@ async fn answer(machine: &Machine, process: ProcessId, script: &Script, message:
                 let mut inner = machine.lock();
                 let told = inner.told.entry((process, update)).or_default();
                 match said {
-                    ProcessMessage::Accept { revision, .. } => told.accepted = Some(*revision),
-                    ProcessMessage::Veto { revision, .. } => told.vetoed = Some(*revision),
+                    ProcessMessage::Accept { revision, .. } => {
+                        told.accepted = Some(*revision);
+                        told.vetoed_at = None;
+                    }
+                    ProcessMessage::Veto { revision, .. } => {
+                        told.vetoed = Some(*revision);
+                        told.vetoed_at = Some(now());
+                    }
                     ProcessMessage::Defer { .. } => *deferred = true,
                     _ => {}
                 }
@@ -181,6 +187,7 @@ async fn answer(machine: &Machine, process: ProcessId, script: &Script, message:
         NodeMessage::ChangeoverPending(pending) => {
             if script.vote == Vote::LateVeto {
                 let reason = "a call came in".to_owned();
+                machine.lock().told.entry((process, pending.update.clone())).or_default().vetoed_at = Some(now());
                 return Answer::Say(ProcessMessage::Veto { update: pending.update, revision: 1, reason });
             }
             match script.ready {

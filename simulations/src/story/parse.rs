@@ -139,7 +139,11 @@ impl Story {
         let one = |text: &str| {
             let (name, version) = text.trim().split_once(' ').ok_or_else(|| format!("{text:?} is no NAME VERSION"))?;
             let known = self.packages.iter().any(|package| package.name == name && package.version == version);
-            if known { Ok((name.to_owned(), version.to_owned())) } else { Err(format!("no package {name} {version} was described")) }
+            if known {
+                Ok((name.to_owned(), version.to_owned()))
+            } else {
+                Err(format!("no package {name} {version} was described"))
+            }
         };
         text.split(',').filter(|text| !text.trim().is_empty()).map(one).collect()
     }

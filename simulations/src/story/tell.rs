@@ -79,8 +79,7 @@ impl Tale {
 pub fn build(story: &Story, folder: &Path) -> Result<Vec<Item>> {
     let one = |package: &super::Package| {
         let fields = package.needs.as_ref().map(|other| format!("depends-on = [\"{other}/{other}\"]")).unwrap_or_default();
-        let version =
-            Version { package: &package.name, version: &package.version, script: &package.script, fields: &fields };
+        let version = Version { package: &package.name, version: &package.version, script: &package.script, fields: &fields };
         catalogue::one(folder, &version)
     };
     story.packages.iter().map(one).collect()

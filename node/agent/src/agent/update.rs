@@ -3,6 +3,7 @@
 //! writes the new standing down, and asks again, until there is nothing to do but wait.
 
 use tribune_messages::node::{Directive, Want};
+use tribune_planted::{Bug, planted};
 use tribune_raft_store::model::Outcome;
 
 use super::journal::{Asking, Journal, ReadyState, Stage};
@@ -131,7 +132,10 @@ fn forward(journal: &Journal, want: Option<&Want>, facts: Facts<'_>) -> Do {
         Stage::Staged if go_on => before_changeover(journal, want, facts),
         Stage::Pending { .. } | Stage::Ready { .. } if facts.lease == Lease::RanOut => Do::Release,
         Stage::Pending { .. } | Stage::Ready { .. } if want.is_some() && !go_on => Do::Release,
-        Stage::Pending { .. } if !facts.unasked.is_empty() || !journal.standing_vetoes().is_empty() => Do::Release,
+        Stage::Pending { .. } if !facts.unasked.is_empty() => Do::Release,
+        // Also when the go is there: it was committed before the master could hear of the veto.
+        Stage::Ready { .. } if planted(Bug::GoPastOwnVeto) && want == Some(&Want::Settled) => Do::ChangeOver,
+        Stage::Pending { .. } | Stage::Ready { .. } if !journal.standing_vetoes().is_empty() => Do::Release,
         Stage::Pending { processes } => {
             let waits = |state| matches!(state, ReadyState::Told { .. });
             if processes.iter().any(|one| waits(one.state)) { Do::Wait } else { Do::BeReady }

@@ -277,6 +277,34 @@ async fn a_go_for_a_readiness_that_a_newcomers_veto_ended_is_reported_as_not_tak
 }
 
 #[tokio::test]
+async fn a_go_that_crosses_the_veto_of_a_process_that_spoke_only_then_changes_nothing() {
+    let mut world = World::new();
+    let agent = world.agent().await;
+    let home = world.folder.path().join("home");
+    std::fs::write(home.join("away-1.0.0"), "").unwrap();
+    std::fs::write(home.join("veto"), "").unwrap();
+    let one = [app("1.0.0", &[speaker("base", &world.source, "1", json!({}))])];
+    let two = [app("2.0.0", &[speaker("base", &world.source, "2", json!({}))])];
+    world.install(&agent, &[], &one).await;
+    let standing = agent.standing().borrow().clone();
+    let update = world.update(&standing, &one, &two);
+    // It counts as one that does not speak, and so the node is ready.
+    update.to_ready(&agent).await;
+    world.keeper.log();
+    std::fs::remove_file(home.join("away-1.0.0")).unwrap();
+    let taken_back = |reports: &[NodeReport]| matches!(reports.last(), Some(NodeReport::Staged | NodeReport::Released));
+    update.until(&agent, |reports| vetoed(reports, "three calls are up") && taken_back(reports)).await;
+    update.want(&agent, Want::Settled);
+    let reports = update.until(&agent, regressed).await;
+    let Some(NodeReport::Regressed { current, why: Some(why) }) = reports.last() else { panic!("{reports:?}") };
+    assert_eq!(current.number, 1);
+    assert_eq!(why, "the go came when this node was no longer ready; vetoed by app/base: three calls are up");
+    update.end(&agent, Outcome::Regressed).await;
+    assert!(world.keeper.log().is_empty(), "no process was touched");
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn deferrals_are_asked_again_and_end_as_a_veto_when_their_cap_has_passed_also_when_the_agent_dies() {
     let mut world = World::new();
     let agent = world.agent().await;
