@@ -154,7 +154,7 @@ mod tests {
             |(term, index): (&u64, u64)| LogEntry::<Record> { log_id: log_id(*term, index), payload: EntryPayload::Blank };
         let entries: Vec<_> = terms.iter().zip(0..).map(entry).collect();
         let mut batch = Batch::new();
-        stopped::put_committed(&mut batch, &Vote::new_committed(9, 1), &entries).unwrap();
+        stopped::put_committed::<Record>(&mut batch, &Vote::new_committed(9, 1), &entries).unwrap();
         engine.write(batch, Durability::Synced).unwrap();
         engine
     }

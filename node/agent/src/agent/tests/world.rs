@@ -243,10 +243,12 @@ const SPEAKER: &str = r#"exec python3 -c '
 import json,os,socket,time
 out=open(os.environ["HOME"]+"/heard","a",buffering=1)
 me=os.environ["TRIBUNE_MODULE"]+" "+os.environ["TRIBUNE_VERSION"]
-def serve(f):
-    def say(**m): f.write(json.dumps(m)+"\n"); f.flush()
+def serve(s):
+    # Two files: to write to one that is read as well drops the lines that it has read ahead.
+    heard,said=s.makefile("r"),s.makefile("w")
+    def say(**m): said.write(json.dumps(m)+"\n"); said.flush()
     say(type="hello",protocol=1)
-    for line in f:
+    for line in heard:
         m=json.loads(line); t=m["type"]; out.write(me+" "+t+"\n")
         if t=="proposal":
             if os.path.exists(os.environ["HOME"]+"/defer"): say(type="defer",update=m["update"],revision=m["revision"],for_ms=1000,reason="a call is up")
@@ -262,7 +264,7 @@ while True:
     try:
         with socket.socket(socket.AF_UNIX) as s:
             s.connect(os.environ["TRIBUNE_SOCKET"])
-            serve(s.makefile("rw"))
+            serve(s)
     except OSError: pass
     time.sleep(0.02)
 ' # "#;
