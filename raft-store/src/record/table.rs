@@ -122,10 +122,9 @@ pub struct Table<K: Key, V> {
 /// Two tables are the same when their rows are; which of these are still to be written is no part of it.
 impl<K: Key, V: PartialEq> PartialEq for Table<K, V> {
     fn eq(&self, other: &Self) -> bool {
-        let same = |(mine, theirs): ((&K, &Arc<V>), (&K, &Arc<V>))| {
-            mine.0 == theirs.0 && (Arc::ptr_eq(mine.1, theirs.1) || mine.1 == theirs.1)
-        };
-        self.rows.size() == other.rows.size() && self.rows.iter().zip(other.rows.iter()).all(same)
+        let mut pairs = self.rows.iter().zip(other.rows.iter());
+        self.rows.size() == other.rows.size()
+            && pairs.all(|((key, row), (other, theirs))| key == other && (Arc::ptr_eq(row, theirs) || row == theirs))
     }
 }
 
