@@ -14,6 +14,7 @@ use tribune_agent::keeper::{Children, KeeperClient};
 use tribune_agent::processes::group;
 use tribune_agent::processes::system::System;
 use tribune_keeper::{Event, Hello};
+use tribune_messages::node::Fence;
 use tribune_p2p::Identity;
 use tribune_p2p::blobs::BlobStore;
 use tribune_p2p::network::NetworkError;
@@ -36,7 +37,6 @@ use crate::session::{MasterSeen, Session};
 use crate::settings::Settings;
 use crate::store::PackageStore;
 use crate::world::{Carrier, UsersHere, World};
-use tribune_messages::node::Fence;
 
 /// How long a port may still be held by an agent that is just ending.
 const PORT_FREE_WITHIN: Duration = Duration::from_secs(5);

@@ -94,7 +94,7 @@ impl Chaos {
         }
         let since = now - self.began;
         let mut reached = reached(seen);
-        self.reached_by_masters(seen, &mut reached);
+        self.reached_beside_updates(seen, &mut reached);
         let mut due = Vec::new();
         self.waiting.retain(|planned| match &planned.when {
             When::At(at) if since >= *at => {
@@ -338,7 +338,7 @@ impl Chaos {
     }
 
     /// What became of masters, and of packages that users publish.
-    fn reached_by_masters(&mut self, seen: &Seen, reached: &mut BTreeMap<&'static str, Option<usize>>) {
+    fn reached_beside_updates(&mut self, seen: &Seen, reached: &mut BTreeMap<&'static str, Option<usize>>) {
         for (at, node) in seen.nodes.iter().enumerate() {
             let Some(leadership) = &node.leadership else {
                 self.terms.remove(&at);

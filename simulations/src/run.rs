@@ -1,8 +1,9 @@
 //! One run: a seed makes a cluster, its users and its faults; everything that must hold is looked at after each step.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -288,7 +289,9 @@ impl Run<'_> {
         if let Reached::Violation(violation) = loaded {
             return Ok(Some(violation));
         }
-        if let Some(what) = self.tale.as_ref().and_then(Tale::wrong) {
+        let unfinished =
+            self.tale.as_ref().filter(|tale| !tale.is_over()).map(|_| format!("it was not told within {:?}", self.load));
+        if let Some(what) = self.tale.as_ref().and_then(Tale::wrong).or(unfinished) {
             return Ok(Some(self.violation("story", "Each statement can be carried out.", what)));
         }
         self.trace.note("run", "all is healed");
@@ -452,8 +455,7 @@ impl Folder {
         // The same path for the same seed in every run: paths are in what processes are started with.
         let path = base.join(format!("tribune-simulation-{seed}"));
         // Another run of this seed is waited for.
-        let lock = std::fs::File::create(base.join(format!("tribune-simulation-{seed}.lock")))?;
-        lock.lock()?;
+        let lock = lock_of(&base.join(format!("tribune-simulation-{seed}.lock")))?;
         match std::fs::remove_dir_all(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
@@ -466,5 +468,18 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
+        let _ = std::fs::remove_file(self.0.with_extension("lock"));
+    }
+}
+
+/// Locks a file that whoever had it before removes.
+fn lock_of(path: &Path) -> std::io::Result<std::fs::File> {
+    loop {
+        let lock = std::fs::File::create(path)?;
+        lock.lock()?;
+        // What was waited for may be gone, and another have made it anew.
+        if std::fs::metadata(path).is_ok_and(|there| lock.metadata().is_ok_and(|here| here.ino() == there.ino())) {
+            return Ok(lock);
+        }
     }
 }

@@ -71,7 +71,7 @@ pub enum Choice {
 pub enum Until {
     /// The last update is in a phase of this name.
     Phase(String),
-    /// All faults are over and nothing is under way.
+    /// Nothing is under way, there is a master, and every node runs.
     Quiet,
 }
 
@@ -98,8 +98,6 @@ pub struct Line {
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Story {
-    /// Its first comment.
-    pub about: String,
     pub nodes: usize,
     /// Those that never vote.
     pub members: BTreeSet<usize>,

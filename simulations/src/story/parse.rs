@@ -20,14 +20,8 @@ impl FromStr for Story {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let mut story = Self {
-            about: String::new(),
-            nodes: 3,
-            members: BTreeSet::new(),
-            packages: Vec::new(),
-            installed: Vec::new(),
-            lines: Vec::new(),
-        };
+        let mut story =
+            Self { nodes: 3, members: BTreeSet::new(), packages: Vec::new(), installed: Vec::new(), lines: Vec::new() };
         for (at, line) in text.lines().enumerate() {
             let number = at + 1;
             story.line(number, line.trim()).map_err(|why| format!("line {number}: {line:?}: {why}"))?;
@@ -41,10 +35,7 @@ impl FromStr for Story {
 
 impl Story {
     fn line(&mut self, number: usize, line: &str) -> Result<(), String> {
-        if let Some(comment) = line.strip_prefix('#') {
-            if self.about.is_empty() {
-                self.about = comment.trim().to_owned();
-            }
+        if line.starts_with('#') {
             return Ok(());
         }
         let (word, rest) = line.split_once(' ').map_or((line, ""), |(word, rest)| (word, rest.trim()));

@@ -142,7 +142,9 @@ impl Teller {
     }
 
     async fn order(&mut self, command: UserCommand) -> Result<Accepted> {
-        self.users.history.submits();
+        if matches!(command, UserCommand::Submit { .. }) {
+            self.users.history.submits();
+        }
         let client = self.client.as_mut().context("nobody to speak to")?;
         Ok(client.order(command, WITHIN).await?)
     }
