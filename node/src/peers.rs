@@ -8,13 +8,14 @@ use tokio::sync::{Semaphore, watch};
 use tribune_agent::agent::Agent;
 use tribune_messages::join::{JoinRequest, JoinResponse};
 use tribune_messages::store::{MAX_PEER_FRAME, PeerRequest, PeerResponse};
+use tribune_messages::trust::NamedMaster;
 use tribune_messages::{JOIN_PROTOCOL, PEER_PROTOCOL};
 use tribune_p2p::network::{Arrival, Incoming, NetworkError};
 use tribune_p2p::rpc::{RpcClient, serve_rpc};
 use tribune_p2p::{ChannelError, Limits, Network, PeerId, Standing, Who};
 use tribune_raft_store::model::Span;
 
-use crate::belief::{Belief, network_peer};
+use crate::belief::{Belief, network_peer, record_peer};
 use crate::join::JOIN_LIMITS;
 use crate::seat::Seat;
 use crate::session::MasterSeen;
@@ -83,9 +84,9 @@ impl Peers {
     }
 
     fn who_is_master(&self) -> PeerResponse {
-        let (epoch, recovery) = {
+        let (epoch, term, recovery) = {
             let belief = self.belief.borrow();
-            (belief.view.epoch, belief.view.recovery.clone().map(Box::new))
+            (belief.view.epoch, belief.fence.term, belief.view.recovery.clone().map(Box::new))
         };
         let seat = self.seat.borrow();
         match seat.as_ref() {
@@ -93,9 +94,15 @@ impl Peers {
                 let none_for = seat.raft.leadership().borrow().none_since.map(|since| span(since.elapsed()));
                 PeerResponse::Master { master: seat.named(epoch), none_for, recovery }
             }
-            // Who asks may take it for a voter since it does not know of the recovery.
-            None if recovery.is_some() => PeerResponse::Master { master: None, none_for: None, recovery },
-            None => PeerResponse::Refused { why: "this node is not in Raft".into() },
+            // Who asks may take it for a voter since it was away when another became one in its place, or does not know of the recovery.
+            None => match self.seen.borrow().master {
+                Some(master) => {
+                    let master = NamedMaster { epoch, term, peer: record_peer(&master) };
+                    PeerResponse::Master { master: Some(master), none_for: None, recovery }
+                }
+                None if recovery.is_some() => PeerResponse::Master { master: None, none_for: None, recovery },
+                None => PeerResponse::Refused { why: "this node is not in Raft, and has no master".into() },
+            },
         }
     }
 

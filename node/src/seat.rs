@@ -20,7 +20,7 @@ use tribune_p2p::{Channel, PeerId};
 use tribune_raft_store::command::{Birth, Body, MasterCommand, Rejection};
 use tribune_raft_store::model::{RaftRole, Signature};
 
-use crate::belief::{Belief, record_peer};
+use crate::belief::{Belief, network_peer, record_peer};
 use crate::copied::Copied;
 use crate::data::{DataFolder, make_private, read_json, remove_file, replace_file};
 use crate::error::{NodeError, file_error};
@@ -31,6 +31,7 @@ use crate::problems::Problems;
 use crate::raft::{IsVoter, RaftError, RaftNode, RaftRuntime, RaftSettings};
 use crate::session::named_by;
 use crate::store::PackageStore;
+use crate::trust::Own;
 
 /// Says for which Raft id the folder of Raft is.
 const ID_FILE: &str = "raft-id";
@@ -68,6 +69,15 @@ impl Seat {
     pub(crate) fn named(&self, believed: u64) -> Option<NamedMaster> {
         let epoch = self.raft.applied().borrow().state.cluster().map_or(believed, |cluster| cluster.epoch);
         named_by(&self.raft.leadership().borrow(), epoch)
+    }
+
+    /// The same with the voters of the record here, if that is of the recovery epoch that is believed.
+    pub(crate) fn own(&self, believed: u64) -> Own {
+        let applied = self.raft.applied().borrow().clone();
+        let epoch = applied.state.cluster().map(|cluster| cluster.epoch);
+        let voters = applied.state.nodes().values().filter(|node| matches!(node.raft, RaftRole::Voter { .. }));
+        let voters = voters.filter(|_| epoch == Some(believed)).filter_map(|node| network_peer(&node.peer)).collect();
+        Own { named: self.named(believed), voters }
     }
 }
 

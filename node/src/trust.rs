@@ -59,26 +59,38 @@ pub enum Asked {
     },
 }
 
-/// Asks all voters of the view at once. `own` is what this node's own Raft says, if it is a voter.
+/// What this node's own Raft says, if it has a part in it.
+#[derive(Debug, Clone, Default)]
+pub struct Own {
+    /// Whom it takes for the master.
+    pub named: Option<NamedMaster>,
+    /// The voters, as its record has them. They may be later ones than those that a master told this node of, which it may not have
+    /// heard before that master was lost.
+    pub voters: BTreeSet<PeerId>,
+}
+
+/// Asks all voters of the view at once, and those that this node's own record has.
 /// `believed` tells whether a recovery that one of them goes by is to be gone by here.
 pub async fn ask_voters(
     peers: &RpcClient,
     me: PeerId,
     belief: &Belief,
-    own: Option<NamedMaster>,
+    own: Own,
     believed: impl Fn(&SignedRecovery) -> bool,
 ) -> Asked {
-    let voters = belief.voter_peers();
+    let told = belief.voter_peers();
+    let all: BTreeSet<PeerId> = told.union(&own.voters).copied().collect();
+    let agreed = |answers: &Answers| agreed(&told, answers, belief.fence).or_else(|| agreed(&own.voters, answers, belief.fence));
     let mut answers = Answers::new();
-    if voters.contains(&me) {
-        answers.insert(me, own);
-        if let Some(master) = agreed(&voters, &answers, belief.fence) {
+    if all.contains(&me) {
+        answers.insert(me, own.named);
+        if let Some(master) = agreed(&answers) {
             return Asked::Master(master);
         }
     }
-    let mut asked: FuturesUnordered<_> = voters.iter().filter(|voter| **voter != me).map(|voter| ask(peers, *voter)).collect();
+    let mut asked: FuturesUnordered<_> = all.iter().filter(|voter| **voter != me).map(|voter| ask(peers, *voter)).collect();
     let mut answered = answers.len();
-    let others = voters.iter().filter(|voter| **voter != me).count();
+    let others = told.iter().filter(|voter| **voter != me).count();
     let mut refused = 0;
     while let Some((voter, answer)) = asked.next().await {
         match answer {
@@ -88,18 +100,19 @@ pub async fn ask_voters(
                 answers.insert(voter, master);
             }
             Err(error) => {
-                refused += usize::from(matches!(error, RpcError::Refused { refusal: Refusal::Removed, .. }));
+                let removed = matches!(error, RpcError::Refused { refusal: Refusal::Removed, .. });
+                refused += usize::from(removed && told.contains(&voter));
                 tracing::debug!(%voter, %error, "a voter did not say who is master");
             }
         }
         if refused > others / 2 {
             return Asked::Removed;
         }
-        if let Some(master) = agreed(&voters, &answers, belief.fence) {
+        if let Some(master) = agreed(&answers) {
             return Asked::Master(master);
         }
     }
-    Asked::Nobody { answered, voters: voters.len() }
+    Asked::Nobody { answered, voters: all.len() }
 }
 
 /// Whom a voter takes for the master, and the recovery that it goes by.

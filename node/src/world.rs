@@ -12,6 +12,7 @@ use tribune_agent::processes::system::{Linux, System};
 use tribune_p2p::network::NetworkError;
 use tribune_p2p::network::wire::Wire;
 use tribune_p2p::{Identity, Network, NetworkConfig};
+use tribune_raft_store::stopped::{StoppedError, StoppedStore};
 use tribune_raft_store::store::{Store, StoreError};
 
 /// What carries a node's networks.
@@ -52,6 +53,12 @@ pub trait Stores: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// It cannot be opened.
     fn open(&self, folder: &Path) -> Result<Store, StoreError>;
+
+    /// Opens the store of a node that does not run.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be opened.
+    fn open_stopped(&self, folder: &Path) -> Result<StoppedStore, StoppedError>;
 }
 
 /// Stores on disk.
@@ -61,6 +68,10 @@ pub struct OnDisk;
 impl Stores for OnDisk {
     fn open(&self, folder: &Path) -> Result<Store, StoreError> {
         Store::open(folder)
+    }
+
+    fn open_stopped(&self, folder: &Path) -> Result<StoppedStore, StoppedError> {
+        StoppedStore::open(folder)
     }
 }
 

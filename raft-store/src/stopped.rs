@@ -13,6 +13,7 @@ use openraft::EntryPayload;
 use openraft::impls::leader_id_std::LeaderId;
 
 use crate::command::{Body, Entry, MasterCommand, Rejection};
+use crate::engine::model::ModelDisk;
 use crate::engine::rocks::RocksEngine;
 use crate::engine::{Batch, Durability, Engine, Family};
 use crate::log_store::stopped::{self, Edges};
@@ -90,6 +91,15 @@ impl StoppedStore {
     pub fn open(folder: &Path) -> Result<Self, StoppedError> {
         refuse_nothing(folder)?;
         Self::read(folder, Arc::new(RocksEngine::open(&folder.join(DB)).map_err(StoreError::from)?))
+    }
+
+    /// The same of a store on a model disk, in tests and simulations.
+    ///
+    /// # Errors
+    /// As [`StoppedStore::open`].
+    pub fn open_model(folder: &Path, disk: &ModelDisk) -> Result<Self, StoppedError> {
+        refuse_nothing(folder)?;
+        Self::read(folder, Arc::new(disk.engine()))
     }
 
     /// The same without changing a byte of it.

@@ -198,13 +198,21 @@ impl<S: Replicated, RT: AsyncRuntime> Store<S, RT> {
 
     /// Opens the store on a disk in memory, for tests and simulations. Everything happens at once and in one thread.
     pub fn open_model(disk: &ModelDisk) -> Result<Self, StoreError> {
-        Self::assemble(Arc::new(disk.engine()), Arc::new(disk.folder()), Work::Inline)
+        let engine: Arc<dyn Engine> = Arc::new(disk.engine());
+        check_format::<S>(engine.as_ref())?;
+        let slow = disk.clone();
+        let writer = Writer::start_paced(engine, Arc::new(move || slow.takes()));
+        Self::on(writer, Arc::new(disk.folder()), Work::Inline)
     }
 
     /// Opens the store in this engine, with its snapshots in this folder.
     pub fn assemble(engine: Arc<dyn Engine>, folder: Arc<dyn Folder>, work: Work) -> Result<Self, StoreError> {
         check_format::<S>(engine.as_ref())?;
         let writer = Writer::start(engine, work).map_err(|why| StoreError::Io { what: "starting the writer".into(), why })?;
+        Self::on(writer, folder, work)
+    }
+
+    fn on(writer: Writer, folder: Arc<dyn Folder>, work: Work) -> Result<Self, StoreError> {
         let closed = writer.closed();
         let log = LogStore::open(writer.clone())?;
         let snapshots = Snapshots::open(folder, writer.clone(), work, S::SCHEMA)?;

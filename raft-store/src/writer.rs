@@ -4,12 +4,14 @@
 //! its order. So votes, log entries and applied state reach the disk in the order in which they were handed in, and
 //! whoever hands something in never waits for a disk unless it wants to.
 
+use std::fmt;
 use std::io;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use futures::channel::oneshot;
 use tokio::sync::watch;
@@ -149,14 +151,49 @@ impl Shared {
     }
 }
 
-#[derive(Debug)]
+/// How long the disk of a simulation takes for what it is given now.
+pub(crate) type Pace = Arc<dyn Fn() -> Duration + Send + Sync>;
+
+/// What waits for a slow disk.
+#[derive(Default)]
+struct Late {
+    jobs: Vec<Job>,
+    /// Whether a task waits for the disk.
+    awaited: bool,
+}
+
 enum Queue {
     /// The lock keeps the order.
-    Inline(Mutex<()>),
+    Inline {
+        late: Arc<Mutex<Late>>,
+        pace: Option<Pace>,
+    },
     Thread {
         jobs: Option<Sender<Job>>,
         thread: Option<JoinHandle<()>>,
     },
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Inline { .. } => "Inline",
+            Self::Thread { .. } => "Thread",
+        })
+    }
+}
+
+/// Writes what waits for a slow disk, all of it together, until nothing does.
+async fn write_late(shared: Arc<Shared>, late: Arc<Mutex<Late>>, pace: Pace) {
+    loop {
+        tokio::time::sleep(pace()).await;
+        let mut late = late.lock().unwrap_or_else(PoisonError::into_inner);
+        if late.jobs.is_empty() {
+            late.awaited = false;
+            return;
+        }
+        shared.write(std::mem::take(&mut late.jobs));
+    }
 }
 
 #[derive(Debug)]
@@ -192,7 +229,7 @@ impl Writer {
         let engine = Arc::new(OpenEngine { engine, closed: watch::Sender::new(()) });
         let shared = Arc::new(Shared { engine, waiting: AtomicUsize::new(0), failed: OnceLock::new() });
         let queue = match work {
-            Work::Inline => Queue::Inline(Mutex::new(())),
+            Work::Inline => Queue::Inline { late: Arc::default(), pace: None },
             Work::Threads => {
                 let (sender, receiver) = channel();
                 let mine = Arc::clone(&shared);
@@ -203,6 +240,14 @@ impl Writer {
         Ok(Self { inner: Arc::new(Inner { shared, queue }) })
     }
 
+    /// The writer to an engine that takes as long as `pace` says, if that is any time; then it needs tokio's runtime.
+    pub(crate) fn start_paced(engine: Arc<dyn Engine>, pace: Pace) -> Self {
+        let engine = Arc::new(OpenEngine { engine, closed: watch::Sender::new(()) });
+        let shared = Arc::new(Shared { engine, waiting: AtomicUsize::new(0), failed: OnceLock::new() });
+        let queue = Queue::Inline { late: Arc::default(), pace: Some(pace) };
+        Self { inner: Arc::new(Inner { shared, queue }) }
+    }
+
     /// Hands a batch in. `done` hears when it is as durable as asked, or why it never will be; batches are written, and
     /// `done` called, in the order of these calls.
     pub fn submit(&self, batch: Batch, durability: Durability, done: impl FnOnce(Result<(), WriteError>) + Send + 'static) {
@@ -210,9 +255,14 @@ impl Writer {
         shared.waiting.fetch_add(batch.bytes(), Ordering::Relaxed);
         let job = Job { batch, durability, done: Box::new(done) };
         match &self.inner.queue {
-            Queue::Inline(order) => {
-                let _order: MutexGuard<'_, ()> = order.lock().unwrap_or_else(PoisonError::into_inner);
-                shared.write(vec![job]);
+            Queue::Inline { late, pace } => {
+                let mut waits = late.lock().unwrap_or_else(PoisonError::into_inner);
+                let slow = pace.as_ref().filter(|pace| waits.awaited || !pace().is_zero());
+                let Some(pace) = slow else { return shared.write(vec![job]) };
+                waits.jobs.push(job);
+                if !std::mem::replace(&mut waits.awaited, true) {
+                    tokio::spawn(write_late(Arc::clone(shared), Arc::clone(late), Arc::clone(pace)));
+                }
             }
             Queue::Thread { jobs, .. } => {
                 let refused = match jobs {

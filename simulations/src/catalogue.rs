@@ -35,10 +35,14 @@ const VERSIONS: &[Version<'static>] = &[
     Version { package: "alone", version: "1.0.0", script: "vote moody", fields: "" },
     Version { package: "alone", version: "1.1.0", script: "speaks no", fields: "" },
     Version { package: "alone", version: "1.2.0", script: "vote veto", fields: "" },
+    Version { package: "alone", version: "1.3.0", script: "vote veto\nhello late\nhealth frail", fields: "" },
 ];
 
 const MIDDLE: &str = "depends-on = [\"base/base\"]\nconsumes = [\"base.api@^1 on node\"]";
 const APP: &str = "depends-on = [\"middle/middle\"]\nwhen-affected = \"restart\"\nchangeover = { strategy = \"stop-first\", ready-within = \"3s\", drain-within = \"1s\" }";
+
+/// Bytes of a package that is published under load.
+const BALLAST: u64 = 256 * 1024;
 
 /// A package that was built.
 #[derive(Debug, Clone)]
@@ -62,7 +66,11 @@ pub fn build(folder: &Path) -> Result<Vec<Item>> {
 /// # Errors
 /// A file cannot be written.
 pub fn another(folder: &Path, number: u64) -> Result<Item> {
-    one(folder, &Version { package: "alone", version: &format!("2.{number}.0"), script: "", fields: "" })
+    let version = format!("2.{number}.0");
+    // Large enough that it is not everywhere in a moment.
+    let ballast: String =
+        (0..BALLAST / 16).map(|at| format!("{:015x}\n", (at ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 4)).collect();
+    one(folder, &Version { package: "alone", version: &version, script: &ballast, fields: "" })
 }
 
 /// Builds a package of one module, of the same name.

@@ -12,9 +12,12 @@ use tribune_raft_store::model::{Phase, Step};
 
 use crate::cluster::Cluster;
 use crate::faults::{Fault, Planned, When, Who};
-use crate::machine::wire::break_between;
+use crate::machine::wire::{self, break_between};
 use crate::seen::Seen;
 use crate::trace::Trace;
+
+/// Steps that are no state of an update.
+const BESIDE_UPDATES: [&str; 3] = ["election", "deposed", "publishing"];
 
 /// How long a message takes at most, if nothing is wrong.
 pub const FAST: Duration = Duration::from_millis(10);
@@ -23,13 +26,33 @@ pub const FAST: Duration = Duration::from_millis(10);
 #[derive(Debug, Clone)]
 enum Heal {
     Start(usize),
-    Join(Vec<(usize, usize)>),
+    Join(Vec<Link>),
     Hear(usize),
     Part(usize),
     Fast,
     /// Messages of a node are as fast as others again.
     Sound(usize),
+    /// The disk of a node is fast again.
+    FastDisk(usize),
+    /// It has room again.
+    Room(usize),
+    /// What a node sends is as it should be again.
+    Honest(usize),
 }
+
+/// A fault whose step has come.
+#[derive(Debug)]
+struct Due {
+    at: Duration,
+    fault: Fault,
+    /// The node whose step it was.
+    mover: Option<usize>,
+    /// The step, if it was aimed at one that is no state of an update.
+    beside: Option<&'static str>,
+}
+
+/// Two machines, by name and in order.
+type Link = (String, String);
 
 /// See the module.
 pub struct Chaos {
@@ -37,14 +60,15 @@ pub struct Chaos {
     users: usize,
     began: Duration,
     waiting: Vec<Planned>,
-    /// Those whose step has come, with the node whose step it was.
-    due: Vec<(Duration, Fault, Option<usize>)>,
+    /// Those whose step has come.
+    due: Vec<Due>,
     heals: Vec<(Duration, Heal)>,
     down: BTreeSet<usize>,
-    /// Pairs that are held apart, and how often.
-    apart: BTreeMap<(usize, usize), u32>,
+    /// Machines that are held apart, and how often.
+    apart: BTreeMap<Link, u32>,
     one_way: BTreeSet<usize>,
-    damaged: u32,
+    /// Whether something was lost for good.
+    lost: bool,
     /// The term of each node when it was last looked at, and whether it was master.
     terms: BTreeMap<usize, (u64, bool)>,
     publishing: Publishing,
@@ -68,7 +92,7 @@ impl Chaos {
             down: BTreeSet::new(),
             apart: BTreeMap::new(),
             one_way: BTreeSet::new(),
-            damaged: 0,
+            lost: false,
             terms: BTreeMap::new(),
             publishing: publishing.clone(),
             published: 0,
@@ -98,20 +122,22 @@ impl Chaos {
         let mut due = Vec::new();
         self.waiting.retain(|planned| match &planned.when {
             When::At(at) if since >= *at => {
-                due.push((now, planned.fault.clone(), None));
+                due.push(Due { at: now, fault: planned.fault.clone(), mover: None, beside: None });
                 false
             }
             When::Step { after, step, then } if since >= *after && reached.contains_key(step) => {
-                due.push((now + *then, planned.fault.clone(), reached.get(step).copied().flatten()));
+                let beside = BESIDE_UPDATES.contains(step).then_some(*step);
+                let mover = reached.get(step).copied().flatten();
+                due.push(Due { at: now + *then, fault: planned.fault.clone(), mover, beside });
                 false
             }
             _ => true,
         });
         self.due.extend(due);
-        let (ripe, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.due).into_iter().partition(|(at, ..)| *at <= now);
+        let (ripe, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.due).into_iter().partition(|due| due.at <= now);
         self.due = later;
-        for (_, fault, mover) in ripe {
-            for state in states(seen) {
+        for Due { fault, mover, beside, .. } in ripe {
+            for state in states(seen).into_iter().chain(beside.map(str::to_owned)) {
                 *met.entry((state, fault.kind())).or_default() += 1;
             }
             self.trace.note("fault", fault.to_string());
@@ -133,8 +159,8 @@ impl Chaos {
                 self.mend(cluster, heal);
             }
         }
-        for pair in std::mem::take(&mut self.apart).into_keys() {
-            cluster.sim.release(name(pair.0), name(pair.1));
+        for (a, b) in std::mem::take(&mut self.apart).into_keys() {
+            cluster.sim.release(a, b);
         }
         for node in std::mem::take(&mut self.down) {
             self.start(cluster, node);
@@ -174,13 +200,46 @@ impl Chaos {
             }
             Fault::Partition { side, for_ } => {
                 let others: Vec<usize> = (0..self.nodes).filter(|node| !side.contains(node)).collect();
-                let pairs = side.iter().flat_map(|a| others.iter().map(move |b| (*a, *b))).collect();
-                self.part(cluster, pairs, now + for_);
+                let links = side.iter().flat_map(|a| others.iter().map(move |b| link(&name(*a), &name(*b)))).collect();
+                self.part(cluster, links, now + for_);
             }
             Fault::CutOff { who, for_ } => {
                 if let Some(node) = self.whom(seen, who, mover) {
-                    let pairs = (0..self.nodes).filter(|other| *other != node).map(|other| (node, other)).collect();
-                    self.part(cluster, pairs, now + for_);
+                    let links = self.links(node);
+                    self.part(cluster, links, now + for_);
+                }
+            }
+            Fault::Hung { who, for_ } => {
+                if let Some(node) = self.whom(seen, who, mover) {
+                    let users = (1..=self.users).map(|user| link(&format!("user{user}"), &name(node)));
+                    let links = users.chain([link("reader", &name(node))]).chain(self.links(node)).collect();
+                    self.part(cluster, links, now + for_);
+                }
+            }
+            Fault::Apart { for_ } => {
+                if let Some(master) = self.master(seen) {
+                    let master = name(master);
+                    let others = seen.voters().into_iter().filter(|voter| *voter != master);
+                    let links = others.map(|voter| link(&voter, &master)).collect();
+                    self.part(cluster, links, now + for_);
+                }
+            }
+            Fault::SlowDisk { who, takes, for_ } => {
+                if let Some(node) = self.whom(seen, who, mover) {
+                    cluster.places[node].machine.slow_down(takes);
+                    self.heals.push((now + for_, Heal::FastDisk(node)));
+                }
+            }
+            Fault::DiskFull { who, for_ } => {
+                if let Some(node) = self.whom(seen, who, mover) {
+                    cluster.places[node].machine.fill();
+                    self.heals.push((now + for_, Heal::Room(node)));
+                }
+            }
+            Fault::Liar { who, for_ } => {
+                if let Some(node) = self.whom(seen, who, mover) {
+                    wire::lie(cluster.sim.lookup(name(node)));
+                    self.heals.push((now + for_, Heal::Honest(node)));
                 }
             }
             Fault::OneWay { node, for_ } => {
@@ -194,8 +253,7 @@ impl Chaos {
             Fault::Flapping { node, times, each } => {
                 for time in 0..times {
                     self.heals.push((now + each * (2 * time), Heal::Part(node)));
-                    let pairs = (0..self.nodes).filter(|other| *other != node).map(|other| (node, other)).collect();
-                    self.heals.push((now + each * (2 * time + 1), Heal::Join(pairs)));
+                    self.heals.push((now + each * (2 * time + 1), Heal::Join(self.links(node))));
                 }
             }
             Fault::Slow { most, for_ } => {
@@ -218,14 +276,51 @@ impl Chaos {
                 }
             }
             Fault::BitTurned { who, local } => {
-                // Of one node only in a run: a majority must have what is acknowledged.
-                if let Some(node) = self.whom(seen, who, mover) {
-                    self.damaged += 1;
-                    if self.damaged == 1 {
-                        self.turn_a_bit(cluster, seen, node, local);
-                    }
+                if let Some(node) = self.whom(seen, who, mover).filter(|_| self.may_lose()) {
+                    self.turn_a_bit(cluster, seen, node, local);
                 }
             }
+            Fault::DiskLost { who, after } => {
+                let node = self.whom(seen, who, mover).filter(|node| !self.down.contains(node) && seen.is_member(&name(*node)));
+                let may = !cluster.common.lock().one_is_gone;
+                if let Some(node) = node.filter(|_| may && self.may_lose()) {
+                    self.lose_disk(cluster, node);
+                    self.heals.push((now + after, Heal::Start(node)));
+                }
+            }
+        }
+    }
+
+    /// Something is lost for good on one node only in a run: a majority must have what is acknowledged.
+    fn may_lose(&mut self) -> bool {
+        !std::mem::replace(&mut self.lost, true)
+    }
+
+    /// Whether every node has still all that it ever had.
+    pub fn nothing_is_lost(&self) -> bool {
+        !self.lost
+    }
+
+    /// A node's disk is lost, and it is off.
+    pub fn lose_disk(&mut self, cluster: &mut Cluster<'_>, node: usize) {
+        self.turn_off(cluster, node);
+        cluster.places[node].machine.lose_disk();
+        cluster.common.lock().lose(&name(node));
+    }
+
+    /// A node is off from now on.
+    pub fn turn_off(&mut self, cluster: &mut Cluster<'_>, node: usize) {
+        if self.down.insert(node) {
+            cluster.sim.crash(name(node));
+            forget(cluster, node);
+            cluster.places[node].machine.cut_power();
+        }
+    }
+
+    /// A node is on again.
+    pub fn turn_on(&mut self, cluster: &mut Cluster<'_>, node: usize) {
+        if self.down.contains(&node) {
+            self.start(cluster, node);
         }
     }
 
@@ -239,13 +334,10 @@ impl Chaos {
     }
 
     fn cut(&mut self, cluster: &mut Cluster<'_>, node: usize, until: Duration) {
-        if !self.down.insert(node) {
-            return;
+        if !self.down.contains(&node) {
+            self.turn_off(cluster, node);
+            self.heals.push((until, Heal::Start(node)));
         }
-        cluster.sim.crash(name(node));
-        forget(cluster, node);
-        cluster.places[node].machine.cut_power();
-        self.heals.push((until, Heal::Start(node)));
     }
 
     fn start(&mut self, cluster: &mut Cluster<'_>, node: usize) {
@@ -254,36 +346,36 @@ impl Chaos {
         cluster.sim.bounce(name(node));
     }
 
-    fn part(&mut self, cluster: &mut Cluster<'_>, pairs: Vec<(usize, usize)>, until: Duration) {
+    /// What binds a node to the others.
+    fn links(&self, node: usize) -> Vec<Link> {
+        (0..self.nodes).filter(|other| *other != node).map(|other| link(&name(node), &name(other))).collect()
+    }
+
+    fn part(&mut self, cluster: &mut Cluster<'_>, links: Vec<Link>, until: Duration) {
         // turmoil cannot hold links of which one direction is cut.
         if !self.one_way.is_empty() {
             return;
         }
-        for pair in &pairs {
-            let times = self.apart.entry(ordered(*pair)).or_default();
+        for (a, b) in &links {
+            let times = self.apart.entry((a.clone(), b.clone())).or_default();
             *times += 1;
             if *times == 1 {
-                cluster.sim.hold(name(pair.0), name(pair.1));
+                cluster.sim.hold(a.as_str(), b.as_str());
             }
         }
-        self.heals.push((until, Heal::Join(pairs)));
+        self.heals.push((until, Heal::Join(links)));
     }
 
     fn mend(&mut self, cluster: &mut Cluster<'_>, heal: Heal) {
         match heal {
-            Heal::Start(node) => {
-                if self.down.contains(&node) {
-                    self.start(cluster, node);
-                }
-            }
-            Heal::Join(pairs) => {
-                for pair in pairs {
-                    let pair = ordered(pair);
-                    let Some(times) = self.apart.get_mut(&pair) else { continue };
+            Heal::Start(node) => self.turn_on(cluster, node),
+            Heal::Join(links) => {
+                for held in links {
+                    let Some(times) = self.apart.get_mut(&held) else { continue };
                     *times -= 1;
                     if *times == 0 {
-                        self.apart.remove(&pair);
-                        cluster.sim.release(name(pair.0), name(pair.1));
+                        self.apart.remove(&held);
+                        cluster.sim.release(held.0, held.1);
                     }
                 }
             }
@@ -296,15 +388,18 @@ impl Chaos {
             }
             Heal::Part(node) => {
                 if self.one_way.is_empty() {
-                    for other in (0..self.nodes).filter(|other| *other != node) {
-                        let times = self.apart.entry(ordered((node, other))).or_default();
+                    for (a, b) in self.links(node) {
+                        let times = self.apart.entry((a.clone(), b.clone())).or_default();
                         *times += 1;
                         if *times == 1 {
-                            cluster.sim.hold(name(node), name(other));
+                            cluster.sim.hold(a, b);
                         }
                     }
                 }
             }
+            Heal::FastDisk(node) => cluster.places[node].machine.slow_down(Duration::ZERO),
+            Heal::Room(node) => cluster.places[node].machine.make_room(),
+            Heal::Honest(node) => wire::tell_the_truth(cluster.sim.lookup(name(node))),
             Heal::Fast => cluster.sim.set_max_message_latency(FAST),
             Heal::Sound(node) => {
                 for other in (0..self.nodes).filter(|other| *other != node) {
@@ -387,8 +482,8 @@ fn name(node: usize) -> String {
     format!("n{}", node + 1)
 }
 
-fn ordered((a, b): (usize, usize)) -> (usize, usize) {
-    (a.min(b), a.max(b))
+fn link(a: &str, b: &str) -> Link {
+    (a.min(b).to_owned(), a.max(b).to_owned())
 }
 
 /// A crashed node is not seen from within any more.

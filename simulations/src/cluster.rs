@@ -1,6 +1,6 @@
 //! A whole cluster in a bottle: machines on turmoil, each with a node, and how it is brought up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,10 +12,11 @@ use tribune_node::init::{InitOptions, init_on};
 use tribune_node::join::{JoinOptions, join_on};
 use tribune_node::node::{Inside, Node};
 use tribune_node::raft::RaftSettings;
+use tribune_node::recovery::force::{RecoverOptions, recover_on};
 use tribune_node::world::Carrier;
 use tribune_p2p::Multiaddr;
 use tribune_raft_store::command::JoinAs;
-use tribune_raft_store::model::{NodeName, VoterPreference};
+use tribune_raft_store::model::{NodeName, Span, VoterPreference};
 
 use crate::machine::wire::TurmoilWire;
 use crate::machine::{Machine, disk};
@@ -24,7 +25,7 @@ use crate::trace::Trace;
 /// The port of the control network on every machine.
 pub const CONTROL: u16 = 7400;
 /// The port of the data network.
-const DATA: u16 = 7401;
+pub const DATA: u16 = 7401;
 /// How long after an agent ended the keeper starts another.
 const AGENT_AGAIN: Duration = Duration::from_millis(500);
 /// How often somebody looks for what another machine puts there.
@@ -43,6 +44,34 @@ pub struct Shared {
     pub down: BTreeMap<String, String>,
     /// Where each node listens, with its identity.
     pub peers: BTreeMap<String, String>,
+    /// Machines whose nodes are in no cluster yet, and that nobody has let in.
+    pub spare: BTreeSet<String>,
+    /// Nodes whose disk was lost, and that nobody has let in again.
+    pub lost: BTreeSet<String>,
+    /// The node that is to go on alone when it is started next: the majority is lost.
+    pub recover: Option<String>,
+    /// Nodes that never vote.
+    pub members: BTreeSet<String>,
+    /// Whether a node was lost or taken out for good: only one in a run, and no voter is taken out, since who was away meanwhile must find a
+    /// majority of the voters it knew.
+    pub one_is_gone: bool,
+}
+
+impl Shared {
+    /// Where a node listens that takes itself for the master.
+    pub fn masters_peer(&self) -> Option<String> {
+        let leads = |inside: &Inside| inside.raft().is_some_and(|raft| raft.leadership().borrow().is_master);
+        let (master, _) = self.inside.iter().find(|(_, inside)| leads(inside))?;
+        self.peers.get(master).cloned()
+    }
+
+    /// A node's disk was lost.
+    pub fn lose(&mut self, node: &str) {
+        self.tokens.remove(node);
+        self.peers.remove(node);
+        self.lost.insert(node.to_owned());
+        self.one_is_gone = true;
+    }
 }
 
 /// A handle to what is shared.
@@ -86,6 +115,9 @@ impl Cluster<'_> {
             Cluster { sim, places: Vec::new(), common: Common::default(), folder: folder.to_owned(), trace: trace.clone() };
         for (at, voter) in voters.iter().enumerate() {
             let name = format!("n{}", at + 1);
+            if *voter == VoterPreference::Never {
+                cluster.common.lock().members.insert(name.clone());
+            }
             let machine = Machine::new(&name, &folder.join(&name));
             let place = Place { name: name.clone(), machine, voter: *voter, raft: raft.clone() };
             cluster.places.push(place.clone());
@@ -114,6 +146,13 @@ async fn run(place: Place, ip: std::net::IpAddr, common: Common, keys: PathBuf, 
             }
         }
     }
+    let alone = common.lock().recover.take_if(|node| *node == place.name).is_some();
+    if alone {
+        match recover(&place, &keys).await {
+            Ok(epoch) => trace.note(&place.name, format!("goes on alone, in recovery epoch {epoch}")),
+            Err(error) => trace.note(&place.name, format!("cannot go on alone: {error:#}")),
+        }
+    }
     loop {
         let why = match agent(&place, &common).await {
             Ok(()) => "the agent ended".to_owned(),
@@ -127,6 +166,17 @@ async fn run(place: Place, ip: std::net::IpAddr, common: Common, keys: PathBuf, 
         }
         sleep(AGENT_AGAIN).await;
     }
+}
+
+/// As `tribune recover --force-new-cluster` does it.
+async fn recover(place: &Place, keys: &Path) -> Result<u64> {
+    let options = RecoverOptions {
+        data: place.machine.folder.clone(),
+        key: Some(keys.join("ada.key")),
+        good_for: Span::from_secs(3_600),
+        epoch: None,
+    };
+    Ok(recover_on(place.machine.world().stores.as_ref(), options).await?.epoch)
 }
 
 async fn agent(place: &Place, common: &Common) -> Result<()> {
@@ -147,7 +197,8 @@ async fn make(place: &Place, ip: std::net::IpAddr, common: &Common, keys: &Path)
     let name: NodeName = place.name.parse().map_err(|error| anyhow!("{error}"))?;
     let address = |port: u16| format!("/ip4/{ip}/tcp/{port}").parse::<Multiaddr>();
     let (control, data) = (address(CONTROL)?, address(DATA)?);
-    if place.name == "n1" {
+    let disk_number = place.machine.lock().disk_number;
+    if place.name == "n1" && disk_number == 1 {
         let options = InitOptions {
             data: place.machine.folder.clone(),
             name,
@@ -169,7 +220,9 @@ async fn make(place: &Place, ip: std::net::IpAddr, common: &Common, keys: &Path)
         let (peer, token) = loop {
             let found = {
                 let shared = common.lock();
-                shared.first.clone().zip(shared.tokens.get(&place.name).cloned())
+                let peers: Vec<&String> = shared.peers.values().collect();
+                let peer = peers.get(rand::random_range(0..peers.len().max(1))).map(|peer| (*peer).clone());
+                peer.zip(shared.tokens.get(&place.name).cloned())
             };
             match found {
                 Some(found) => break found,
@@ -179,7 +232,7 @@ async fn make(place: &Place, ip: std::net::IpAddr, common: &Common, keys: &Path)
         let options = JoinOptions {
             data: place.machine.folder.clone(),
             name,
-            place: JoinAs::New,
+            place: if disk_number == 1 { JoinAs::New } else { JoinAs::Replacement },
             control: Some(control.clone()),
             data_address: Some(data),
             platform: None,

@@ -52,6 +52,18 @@ pub enum Fault {
     Dropped,
     /// A bit is turned in a blob of a node: of its local storage, or of its package store.
     BitTurned { who: Who, local: bool },
+    /// An agent hangs: nobody hears of it, users neither, and its connections stay.
+    Hung { who: Who, for_: Duration },
+    /// The master is apart from the other voters only: its members and users reach it and them.
+    Apart { for_: Duration },
+    /// Whatever Raft writes on a node takes so long to be durable.
+    SlowDisk { who: Who, takes: Duration, for_: Duration },
+    /// Nothing more can be written on a node.
+    DiskFull { who: Who, for_: Duration },
+    /// What a node sends of modules is other than it should be.
+    Liar { who: Who, for_: Duration },
+    /// A node's disk is lost for good; it comes back with an empty one, and somebody lets it take its own place.
+    DiskLost { who: Who, after: Duration },
 }
 
 impl Fault {
@@ -71,11 +83,17 @@ impl Fault {
             Self::Lossy { .. } => "lossy",
             Self::Dropped => "users-dropped",
             Self::BitTurned { .. } => "bit-turned",
+            Self::Hung { .. } => "hung",
+            Self::Apart { .. } => "master-apart",
+            Self::SlowDisk { .. } => "slow-disk",
+            Self::DiskFull { .. } => "disk-full",
+            Self::Liar { .. } => "liar",
+            Self::DiskLost { .. } => "disk-lost",
         }
     }
 
     /// All kinds.
-    pub const KINDS: [&'static str; 13] = [
+    pub const KINDS: [&'static str; 19] = [
         "agent-killed",
         "power-cut",
         "master-killed",
@@ -89,6 +107,12 @@ impl Fault {
         "lossy",
         "users-dropped",
         "bit-turned",
+        "hung",
+        "master-apart",
+        "slow-disk",
+        "disk-full",
+        "liar",
+        "disk-lost",
     ];
 }
 
@@ -110,6 +134,12 @@ impl fmt::Display for Fault {
             Self::Dropped => f.write_str("all connections of users break"),
             Self::BitTurned { who, local: true } => write!(f, "a bit is turned in the local storage of {who}"),
             Self::BitTurned { who, local: false } => write!(f, "a bit is turned in the package store of {who}"),
+            Self::Hung { who, for_ } => write!(f, "the agent of {who} hangs, for {for_:?}"),
+            Self::Apart { for_ } => write!(f, "the master is apart from the other voters, for {for_:?}"),
+            Self::SlowDisk { who, takes, for_ } => write!(f, "the disk of {who} takes {takes:?}, for {for_:?}"),
+            Self::DiskFull { who, for_ } => write!(f, "the disk of {who} is full, for {for_:?}"),
+            Self::DiskLost { who, after } => write!(f, "the disk of {who} is lost, and it is off for {after:?}"),
+            Self::Liar { who, for_ } => write!(f, "{who} sends other modules than it is asked for, for {for_:?}"),
         }
     }
 }
@@ -171,8 +201,16 @@ pub const STEPS: [&str; 23] = [
     "publishing",
 ];
 
+/// Steps that updates seldom come to, or soon leave: faults are aimed at them this much more often.
+const SELDOM: [&str; 10] =
+    ["held", "paused", "verifying", "unpersisted", "persisting", "regressing", "regressed", "election", "deposed", "publishing"];
+const MORE_OFTEN: usize = 4;
+
+/// Users who crowd around a master that is to have what nobody else has.
+const CROWD: usize = 6;
+
 /// Aimed faults of a run, at least.
-const AIMED: usize = 3;
+const AIMED: usize = 4;
 
 /// Pairs of a step and a fault at which what is durable, or who is master, is in doubt for a moment: more often than by chance, and at once.
 const NARROW: [(&str, &str); 12] = [
@@ -190,32 +228,41 @@ const NARROW: [(&str, &str); 12] = [
     ("publishing", "cut-off"),
 ];
 
+/// Each step as often as faults are aimed at it.
+fn aims() -> Vec<&'static str> {
+    let times = |step: &&'static str| if SELDOM.contains(step) { MORE_OFTEN } else { 1 };
+    STEPS.iter().flat_map(|step| std::iter::repeat_n(*step, times(step))).collect()
+}
+
 /// Draws the faults of a run over so much time. What is aimed goes through all pairs of a step and a kind of fault, from seed to seed.
-pub fn draw(rng: &mut StdRng, seed: u64, nodes: usize, load: Duration) -> Vec<Planned> {
+/// With it comes how many more users crowd around the master.
+pub fn draw(rng: &mut StdRng, seed: u64, nodes: usize, load: Duration) -> (Vec<Planned>, usize) {
     let millis = u64::try_from(load.as_millis()).unwrap_or(1);
     let aimed = rng.random_range(AIMED..=2 * AIMED);
-    let pairs = STEPS.len() * Fault::KINDS.len();
+    let steps = aims();
+    let pairs = steps.len() * Fault::KINDS.len();
     let first = usize::try_from(seed).unwrap_or_default().wrapping_mul(AIMED);
     let mut planned: Vec<Planned> = (0..aimed)
         .map(|at| {
             // The first go through the pairs in order, the others by chance.
             let pair = if at < AIMED { first.wrapping_add(at) % pairs } else { rng.random_range(0..pairs) };
-            let (step, kind) = (STEPS[pair / Fault::KINDS.len()], Fault::KINDS[pair % Fault::KINDS.len()]);
+            // So that one run meets one kind of fault at several steps.
+            let (step, kind) = (steps[pair % steps.len()], Fault::KINDS[pair / steps.len()]);
             let after = Duration::from_millis(rng.random_range(0..millis / 2));
-            let then = if rng.random_bool(0.5) { Duration::ZERO } else { Duration::from_millis(rng.random_range(0..120)) };
+            let at_once = if SELDOM.contains(&step) { 0.8 } else { 0.5 };
+            let then = if rng.random_bool(at_once) { Duration::ZERO } else { Duration::from_millis(rng.random_range(0..120)) };
             Planned { when: When::Step { after, step, then }, fault: one(rng, kind, nodes) }
         })
         .collect();
-    let (step, kind) = NARROW[rng.random_range(0..NARROW.len())];
-    let after = Duration::from_millis(rng.random_range(0..millis / 2));
-    let then = Duration::from_millis(rng.random_range(0..4) * 10);
-    let mut fault = one(rng, kind, nodes);
-    if let Fault::Killed { who, .. } | Fault::PowerCut { who, .. } | Fault::BitTurned { who, .. } = &mut fault
-        && let Who::Node(node) = *who
-    {
-        *who = Who::Mover(node);
+    let mut crowd = 0;
+    match rng.random_range(0..NARROW.len() + 4) {
+        pair if pair < NARROW.len() => planned.push(narrow(rng, pair, nodes, millis)),
+        scene if scene % 2 == 0 => planned.extend(two_masters(rng, nodes, millis)),
+        _ => {
+            planned.extend(unreplicated(rng, millis));
+            crowd = CROWD;
+        }
     }
-    planned.push(Planned { when: When::Step { after, step, then }, fault });
     for _ in 0..rng.random_range(0..3) {
         let at = Duration::from_millis(rng.random_range(0..millis));
         let kind = Fault::KINDS[rng.random_range(0..Fault::KINDS.len())];
@@ -224,7 +271,39 @@ pub fn draw(rng: &mut StdRng, seed: u64, nodes: usize, load: Duration) -> Vec<Pl
     planned.sort_by_key(|planned| match planned.when {
         When::At(at) | When::Step { after: at, .. } => at,
     });
+    (planned, crowd)
+}
+
+fn narrow(rng: &mut StdRng, pair: usize, nodes: usize, millis: u64) -> Planned {
+    let (step, kind) = NARROW[pair];
+    let after = Duration::from_millis(rng.random_range(0..millis / 2));
+    let then = Duration::from_millis(rng.random_range(0..4) * 10);
+    let mut fault = one(rng, kind, nodes);
+    if let Fault::Killed { who, .. } | Fault::PowerCut { who, .. } | Fault::BitTurned { who, .. } = &mut fault
+        && let Who::Node(node) = *who
+    {
+        *who = Who::Mover(node);
+    }
+    Planned { when: When::Step { after, step, then }, fault }
+}
+
+/// Two nodes say that they are master, and others reach both: some agents are started anew and have to find out which it is.
+fn two_masters(rng: &mut StdRng, nodes: usize, millis: u64) -> Vec<Planned> {
+    let at = rng.random_range(0..millis / 2);
+    let for_ = Duration::from_millis(rng.random_range(10_000..20_000));
+    let mut planned = vec![Planned { when: When::At(Duration::from_millis(at)), fault: Fault::Apart { for_ } }];
+    for _ in 0..3 {
+        let at = Duration::from_millis(at + rng.random_range(3_000..8_000));
+        let (who, after) = (Who::Node(rng.random_range(0..nodes)), Duration::from_millis(rng.random_range(50..500)));
+        planned.push(Planned { when: When::At(at), fault: Fault::Killed { who, after } });
+    }
     planned
+}
+
+/// A master goes on for as long as it takes to elect another, and comes back with what nobody else has.
+fn unreplicated(rng: &mut StdRng, millis: u64) -> Vec<Planned> {
+    let cut = |rng: &mut StdRng| Fault::CutOff { who: Who::Master, for_: Duration::from_millis(rng.random_range(500..1_500)) };
+    (0..4).map(|_| Planned { when: When::At(Duration::from_millis(rng.random_range(0..millis))), fault: cut(rng) }).collect()
 }
 
 /// A fault of this kind.
@@ -253,6 +332,12 @@ fn one(rng: &mut StdRng, kind: &str, nodes: usize) -> Fault {
         "slow" => Fault::Slow { most: Duration::from_millis(rng.random_range(50..800)), for_: after },
         "lossy" => Fault::Lossy { who, most: Duration::from_millis(rng.random_range(200..3_000)), for_: after },
         "users-dropped" => Fault::Dropped,
+        "hung" => Fault::Hung { who, for_: after },
+        "master-apart" => Fault::Apart { for_: after },
+        "slow-disk" => Fault::SlowDisk { who, takes: Duration::from_millis(rng.random_range(20..1_500)), for_: after },
+        "disk-full" => Fault::DiskFull { who, for_: after },
+        "liar" => Fault::Liar { who, for_: after },
+        "disk-lost" => Fault::DiskLost { who, after },
         _ => Fault::BitTurned { who, local: rng.random_bool(0.7) },
     }
 }

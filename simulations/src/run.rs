@@ -1,5 +1,7 @@
 //! One run: a seed makes a cluster, its users and its faults; everything that must hold is looked at after each step.
 
+mod disaster;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,22 +36,33 @@ const UP_WITHIN: Duration = Duration::from_secs(240);
 const STACK: usize = 64 * 1024 * 1024;
 /// How long a story may take.
 const TOLD_WITHIN: Duration = Duration::from_secs(1_200);
+/// In how many runs a majority of the voters is lost in the end.
+const DISASTERS: f64 = 0.35;
 /// How many seconds the users want things, and things go wrong.
 const LOAD: std::ops::RangeInclusive<u64> = 20..=60;
 /// Within this, once faults have stopped, every update that does not wait for a user ends, and a fresh one completes.
 pub const QUIET_WITHIN: Duration = Duration::from_secs(240);
+
+/// The versions of the package that stands alone which a fresh update brings: those whose processes are well and do not veto.
+const FRESH: [&str; 2] = ["1.0.0", "1.1.0"];
 
 /// What a run is made of.
 #[derive(Debug, Clone)]
 pub struct Plan {
     pub seed: u64,
     pub nodes: usize,
+    /// Machines whose nodes may join later.
+    pub spares: usize,
     pub users: usize,
+    /// Further users, who want little things of the master again and again.
+    pub crowd: usize,
     /// How long they want things.
     pub load: Duration,
     pub faults: Vec<Planned>,
     /// What its users like to do: that to which faults are aimed.
     pub likes: Likes,
+    /// Whether a majority of the voters is lost in the end.
+    pub disaster: bool,
     /// What is told in place of what users want by chance.
     pub story: Option<Story>,
 }
@@ -82,18 +95,31 @@ impl Plan {
     /// The run of a seed.
     pub fn of(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let nodes = *[3, 3, 4, 5, 5, 7].choose(&mut rng).unwrap_or(&3);
+        let nodes = *[3, 3, 3, 3, 4, 4, 5, 5, 5, 5, 7, 8].choose(&mut rng).unwrap_or(&3);
+        let spares = *[0, 0, 1, 1].choose(&mut rng).unwrap_or(&0);
         let users = rng.random_range(1..=3);
         let load = Duration::from_secs(rng.random_range(LOAD));
-        let faults = faults::draw(&mut rng, seed, nodes, load);
+        let (faults, crowd) = faults::draw(&mut rng, seed, nodes, load);
         let likes = likes(&faults);
-        Self { seed, nodes, users, load, faults, likes, story: None }
+        let disaster = rng.random_bool(DISASTERS);
+        Self { seed, nodes, spares, users, crowd, load, faults, likes, disaster, story: None }
     }
 
     /// The run that tells a story.
     pub fn telling(story: Story) -> Self {
         let (nodes, faults, likes) = (story.nodes, Vec::new(), Likes::default());
-        Self { seed: 1, nodes, users: 0, load: TOLD_WITHIN, faults, likes, story: Some(story) }
+        Self {
+            seed: 1,
+            nodes,
+            spares: 0,
+            users: 0,
+            crowd: 0,
+            load: TOLD_WITHIN,
+            faults,
+            likes,
+            disaster: false,
+            story: Some(story),
+        }
     }
 }
 
@@ -150,6 +176,7 @@ struct Run<'a> {
     seen: Option<Seen>,
     tale: Option<Tale>,
     load: Duration,
+    disaster: bool,
     stage: Stage,
     history: History,
     trace: Trace,
@@ -193,14 +220,16 @@ fn play_here(plan: Plan) -> Result<Outcome> {
         Some(story) => story.members.contains(&at),
         None => at > 2 && rng.random_bool(0.4),
     };
-    let preferences: Vec<VoterPreference> =
-        (0..plan.nodes).map(|at| if never(at, &mut rng) { VoterPreference::Never } else { VoterPreference::May }).collect();
+    let preferences: Vec<VoterPreference> = (0..plan.nodes + plan.spares)
+        .map(|at| if never(at, &mut rng) { VoterPreference::Never } else { VoterPreference::May })
+        .collect();
     // Some clusters make snapshots often, so that who lags gets one.
     let raft = match rng.random_bool(0.5) {
         true => RaftSettings { snapshot_every: 40, keep_entries: 10, ..RaftSettings::default() },
         false => RaftSettings::default(),
     };
     let mut cluster = Cluster::new(sim, &folder.0, &preferences, &raft, &trace);
+    cluster.common.lock().spare = node_names(plan.nodes + plan.spares).split_off(plan.nodes).into_iter().collect();
     let nodes = node_names(plan.nodes);
     let (stage, history, publishing) = (Stage::default(), History::default(), Publishing::default());
     let users = Users {
@@ -227,6 +256,10 @@ fn play_here(plan: Plan) -> Result<Outcome> {
         let users = users.clone();
         cluster.sim.client(format!("user{user}"), async move { Ok(users.live(user).await?) });
     }
+    for user in plan.users + 2..plan.users + 2 + plan.crowd {
+        let users = users.clone();
+        cluster.sim.client(format!("crowd{user}"), async move { Ok(users.crowd(user).await?) });
+    }
     let tale = plan.story.clone().map(|story| {
         let (tale, users) = (Tale::default(), users.clone());
         let teller = tell::tell(story, tale.clone(), users);
@@ -241,7 +274,7 @@ fn play_here(plan: Plan) -> Result<Outcome> {
         let user = plan.users + 1;
         cluster.sim.client("reader", async move { Ok(reader.watch(user).await?) });
     }
-    let chaos = Chaos::new(plan.faults.clone(), (plan.nodes, plan.users), &publishing, &trace);
+    let chaos = Chaos::new(plan.faults.clone(), (plan.nodes + plan.spares, plan.users), &publishing, &trace);
     let mut run = Run {
         cluster,
         chaos,
@@ -249,6 +282,7 @@ fn play_here(plan: Plan) -> Result<Outcome> {
         seen: None,
         tale,
         load: plan.load,
+        disaster: plan.disaster,
         stage,
         history,
         trace: trace.clone(),
@@ -308,19 +342,16 @@ impl Run<'_> {
         if self.tale.is_some() {
             return Ok(self.look_at_rest());
         }
-        let fresh: Arc<Mutex<Option<UpdateId>>> = Arc::default();
-        let (users, to) = (users.clone(), fresh.clone());
-        let packages: Vec<PackageId> =
-            items.iter().filter(|item| item.name == "alone" && item.version != "1.2.0").map(|item| item.id).collect();
-        self.cluster.sim.client("late", async move { Ok(users.fresh(packages, to).await?) });
-        let ended = |run: &Run<'_>| {
-            let id = fresh.lock().ok().and_then(|fresh| *fresh);
-            id.is_some_and(|id| run.phase_of(id).is_some_and(|phase| phase.ended() || phase.waits_for_user()))
-        };
-        match self.until(QUIET_WITHIN, ended)? {
-            Reached::Violation(violation) => return Ok(Some(violation)),
-            Reached::Not => return Ok(Some(self.liveness("a fresh update did not come to its end"))),
-            Reached::Yes => {}
+        if let Some(violation) = self.fresh_update(users, items, "late")? {
+            return Ok(Some(violation));
+        }
+        if self.disaster && self.chaos.nothing_is_lost() {
+            if let Some(violation) = self.lose_the_majority()? {
+                return Ok(Some(violation));
+            }
+            if let Some(violation) = self.fresh_update(users, items, "later")? {
+                return Ok(Some(violation));
+            }
         }
         self.stage.set(Stage::OVER);
         // Outcomes are told after the end is in the record.
@@ -328,6 +359,27 @@ impl Run<'_> {
             return Ok(Some(violation));
         }
         Ok(self.look_at_rest())
+    }
+
+    /// Somebody wants an update of all nodes, and it must come to its end.
+    fn fresh_update(&mut self, users: &Users, items: &[Item], who: &'static str) -> Result<Option<Violation>> {
+        let fresh: Arc<Mutex<Option<UpdateId>>> = Arc::default();
+        let (users, to) = (users.clone(), fresh.clone());
+        let packages: Vec<PackageId> = items
+            .iter()
+            .filter(|item| item.name == "alone" && FRESH.contains(&item.version.as_str()))
+            .map(|item| item.id)
+            .collect();
+        self.cluster.sim.client(who, async move { Ok(users.fresh(packages, to).await?) });
+        let ended = |run: &Run<'_>| {
+            let id = fresh.lock().ok().and_then(|fresh| *fresh);
+            id.is_some_and(|id| run.phase_of(id).is_some_and(|phase| phase.ended() || phase.waits_for_user()))
+        };
+        Ok(match self.until(QUIET_WITHIN, ended)? {
+            Reached::Violation(violation) => Some(violation),
+            Reached::Not => Some(self.liveness("a fresh update did not come to its end")),
+            Reached::Yes => None,
+        })
     }
 
     fn phase_of(&self, id: UpdateId) -> Option<Phase> {

@@ -10,9 +10,9 @@ use std::time::Duration;
 use tribune_agent::agent::Standing;
 use tribune_messages::node::Fence;
 use tribune_node::node::Inside;
-use tribune_node::raft::Leadership;
+use tribune_node::raft::{Leadership, RaftNode};
 use tribune_raft_store::machine::Applied;
-use tribune_raft_store::model::{Signature, Update, UpdateId};
+use tribune_raft_store::model::{RaftRole, Signature, Update, UpdateId};
 use tribune_raft_store::raft_types::Record;
 
 use crate::cluster::Cluster;
@@ -31,6 +31,10 @@ pub fn index(state: &State) -> u64 {
 pub struct SeenNode {
     pub name: String,
     pub machine: Machine,
+    /// Which disk it has.
+    pub disk_number: u64,
+    /// Its id in Raft, while it is in it.
+    pub raft_id: Option<u64>,
     /// What its record is, while it runs and is in Raft.
     pub state: Option<State>,
     pub leadership: Option<Leadership>,
@@ -38,6 +42,13 @@ pub struct SeenNode {
     pub standing: Option<Arc<Standing>>,
     /// The highest fence that it has heard, while it runs.
     pub fence: Option<Fence>,
+}
+
+impl SeenNode {
+    /// The node with the number of its disk: what it once said binds it for as long as it has that.
+    pub fn on_disk(&self) -> (String, u64) {
+        (self.name.clone(), self.disk_number)
+    }
 }
 
 /// See the module.
@@ -63,6 +74,8 @@ impl Seen {
             nodes.push(SeenNode {
                 name: place.name.clone(),
                 machine: place.machine.clone(),
+                disk_number: place.machine.lock().disk_number,
+                raft_id: raft.as_ref().map(RaftNode::id),
                 state: raft.as_ref().map(|raft| raft.applied().borrow().clone()),
                 leadership: raft.as_ref().map(|raft| raft.leadership().borrow().clone()),
                 standing: inside.map(|inside| standing(inside, before)),
@@ -96,9 +109,26 @@ impl Seen {
     /// Whether nothing is under way, there is a master, and every node runs.
     pub fn is_at_rest(&self) -> bool {
         let master = self.nodes.iter().any(|node| node.leadership.as_ref().is_some_and(|leadership| leadership.is_master));
-        let all_run = self.nodes.iter().all(|node| node.standing.is_some());
+        let all_run = self.nodes.iter().filter(|node| self.is_member(&node.name)).all(|node| node.standing.is_some());
         let over = self.updates().values().all(|update| update.phase.ended());
         master && all_run && over
+    }
+
+    /// Whether a machine's node is in the cluster: it may not have joined yet, or been removed.
+    pub fn is_member(&self, node: &str) -> bool {
+        self.truth.as_ref().is_some_and(|truth| truth.state.nodes().iter().any(|(name, _)| name.as_str() == node))
+    }
+
+    /// The recovery epoch of the record.
+    pub fn epoch(&self) -> u64 {
+        self.truth.as_ref().and_then(|truth| truth.state.cluster()).map_or(0, |cluster| cluster.epoch)
+    }
+
+    /// The voters, as the record has them.
+    pub fn voters(&self) -> Vec<String> {
+        let Some(truth) = &self.truth else { return Vec::new() };
+        let voters = truth.state.nodes().values().filter(|node| matches!(node.raft, RaftRole::Voter { .. }));
+        voters.map(|node| node.name.to_string()).collect()
     }
 
     /// Whether a node has a module in its package store, on disk.

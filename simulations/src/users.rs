@@ -18,7 +18,7 @@ use tribune_node::world::Carrier;
 use tribune_p2p::Identity;
 use tribune_raft_store::command::{Accepted, Rejection, UserCommand};
 use tribune_raft_store::model::{
-    Decision, NodeName, OnFailure, PackageId, Phase, RolloutStrategy, Signature, Span, Targets, UpdateId, UpdateKind,
+    Decision, Desired, NodeName, OnFailure, PackageId, Phase, RolloutStrategy, Signature, Span, Targets, UpdateId, UpdateKind,
     UpdateOptions, UpdateRequest,
 };
 
@@ -39,6 +39,8 @@ const SUBMITS: f64 = 0.5;
 /// How often the one who only reads does so, and how long he waits.
 const READ_EVERY: Duration = Duration::from_millis(150);
 const READ_WITHIN: Duration = Duration::from_secs(1);
+/// How many nodes a cluster keeps.
+const FEWEST: usize = 3;
 /// How often somebody looks again.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -71,6 +73,7 @@ pub struct Users {
     /// What they published since.
     pub published: Arc<Mutex<Vec<Item>>>,
     pub publishing: Publishing,
+    /// The nodes that the cluster has at first.
     pub nodes: Vec<String>,
     /// What they like to do.
     pub likes: Likes,
@@ -86,11 +89,13 @@ pub struct Likes {
     pub pause: f64,
     pub regress: f64,
     pub publish: f64,
+    /// To let nodes in, or take them out.
+    pub members: f64,
 }
 
 impl Default for Likes {
     fn default() -> Self {
-        Self { ephemeral: 0.2, pause: 0.1, regress: 0.2, publish: 0.1 }
+        Self { ephemeral: 0.2, pause: 0.1, regress: 0.2, publish: 0.1, members: 0.04 }
     }
 }
 
@@ -103,6 +108,13 @@ fn carrier() -> Carrier {
 
 fn key(folder: &Path) -> Result<Identity> {
     Ok(Identity::load(&folder.join("ada.key"))?)
+}
+
+/// A token with which this node may come in, and the order that makes it good.
+fn token_for(node: &str) -> (String, UserCommand) {
+    let token = new_token();
+    let hash = Signature::of(token.as_bytes());
+    (token, UserCommand::CreateToken { hash, valid: Span::from_secs(3600), node: node.parse().ok() })
 }
 
 fn names(nodes: &[String]) -> Vec<NodeName> {
@@ -142,9 +154,7 @@ impl Users {
         let away_after = Some(Span::from_secs(15));
         client.order(UserCommand::SetSettings { away_after, voters: None, standbys: None }, PATIENT).await?;
         for node in self.nodes.iter().skip(1) {
-            let token = new_token();
-            let hash = Signature::of(token.as_bytes());
-            let command = UserCommand::CreateToken { hash, valid: Span::from_secs(3600), node: node.parse().ok() };
+            let (token, command) = token_for(node);
             client.order(command, PATIENT).await?;
             self.common.lock().tokens.insert(node.clone(), token);
         }
@@ -207,6 +217,27 @@ impl Users {
         Ok(())
     }
 
+    /// Wants little things of whoever is master, until the load ends.
+    ///
+    /// # Errors
+    /// The key cannot be read.
+    pub async fn crowd(self, user: usize) -> Result<()> {
+        self.until_up().await;
+        let mut number: u64 = 0;
+        while self.stage.get() == Stage::LOAD {
+            sleep(Duration::from_millis(rand::random_range(50..400))).await;
+            let Some(peer) = self.common.lock().masters_peer() else { continue };
+            let mut client = Client::over(&carrier(), key(&self.folder)?, vec![peer.parse()?]).await?;
+            let Some(node) = names(&self.nodes).choose(&mut rand::rng()).cloned() else { continue };
+            number += 1;
+            let label = format!("crowd{user}").parse().map_err(|error| anyhow!("{error}"))?;
+            let set = BTreeMap::from([(label, Desired { value: number.to_string(), required: false })]);
+            let command = UserCommand::LabelNode { node, set, unset: BTreeSet::new() };
+            self.order(user, &mut client, command).await;
+        }
+        Ok(())
+    }
+
     /// Reads the last update that was acknowledged, at one node after the other, until the load is over.
     ///
     /// # Errors
@@ -232,6 +263,13 @@ impl Users {
     async fn act(&self, user: usize, client: &mut Client, remembered: &mut Remembered) {
         let known = self.known_updates(user, client).await;
         let loaded = self.stage.get() == Stage::LOAD;
+        let lost = self.common.lock().lost.first().cloned();
+        if let Some(node) = lost.filter(|_| !loaded || rand::random_bool(0.3)) {
+            return self.let_in(user, client, &node).await;
+        }
+        if loaded && rand::random_bool(self.likes.members) {
+            return self.change_members(user, client).await;
+        }
         if loaded && rand::random_bool(self.likes.publish) {
             return self.publish(user, client).await;
         }
@@ -284,8 +322,39 @@ impl Users {
         self.order(user, client, command).await;
     }
 
+    /// Lets a node in that has no place in the cluster, or takes one out of it.
+    async fn change_members(&self, user: usize, client: &mut Client) {
+        let (spare, nodes, members) = {
+            let shared = self.common.lock();
+            let members: Vec<String> = shared.peers.keys().filter(|node| shared.members.contains(*node)).cloned().collect();
+            (shared.spare.first().cloned(), shared.peers.len(), members)
+        };
+        if let Some(node) = spare {
+            return self.let_in(user, client, &node).await;
+        }
+        let Some(node) = members.choose(&mut rand::rng()).filter(|_| nodes > FEWEST) else { return };
+        let Ok(name) = node.parse() else { return };
+        if std::mem::replace(&mut self.common.lock().one_is_gone, true) {
+            return;
+        }
+        if let Saw::Done(_) = self.order(user, client, UserCommand::RemoveNode { node: name }).await {
+            self.common.lock().peers.remove(node);
+        }
+    }
+
+    async fn let_in(&self, user: usize, client: &mut Client, node: &str) {
+        let (token, command) = token_for(node);
+        if let Saw::Done(_) = self.order(user, client, command).await {
+            let mut shared = self.common.lock();
+            shared.spare.remove(node);
+            shared.lost.remove(node);
+            shared.tokens.insert(node.to_owned(), token);
+        }
+    }
+
     fn some_nodes(&self) -> BTreeSet<NodeName> {
-        let all = names(&self.nodes);
+        let joined: Vec<String> = self.common.lock().peers.keys().cloned().collect();
+        let all = names(&joined);
         let count = rand::random_range(1..=all.len());
         all.sample(&mut rand::rng(), count).cloned().collect()
     }
@@ -401,8 +470,8 @@ impl Users {
     pub async fn fresh(self, packages: Vec<PackageId>, to: Arc<std::sync::Mutex<Option<UpdateId>>>) -> Result<()> {
         let mut client = self.client().await?;
         let options = UpdateOptions { again: true, allow_drift: true, ..UpdateOptions::default() };
-        let request = |package: PackageId| {
-            let nodes = names(&self.nodes).into_iter().map(|node| (node, BTreeSet::from([package]))).collect();
+        let request = |package: PackageId, members: &BTreeSet<NodeName>| {
+            let nodes = members.iter().map(|node| (node.clone(), BTreeSet::from([package]))).collect();
             let targets = Targets { nodes, classes: BTreeMap::new() };
             UpdateRequest { kind: UpdateKind::Install, targets, options: options.clone() }
         };
@@ -411,8 +480,12 @@ impl Users {
         let accepted = loop {
             // A node that is just coming back is away, and a plan with it is refused.
             let Some(package) = packages.next() else { bail!("there is no package to install") };
+            let members = match client.ask(&ApiRequest::Query(Query::Nodes), PATIENT).await {
+                Ok(ApiResponse::Nodes(nodes)) => nodes.into_iter().map(|info| info.node.name).collect(),
+                _ => BTreeSet::new(),
+            };
             self.history.submits();
-            match client.order(UserCommand::Submit { request: request(package) }, PATIENT).await {
+            match client.order(UserCommand::Submit { request: request(package, &members) }, PATIENT).await {
                 Ok(accepted) => break accepted,
                 Err(error) => self.trace.note("late", format!("hears: {}", why(&error))),
             }
@@ -471,6 +544,8 @@ fn describe(command: &UserCommand) -> String {
         UserCommand::Decide { update, ballot_revision, decision } => {
             format!("decide {update} at {ballot_revision}: {decision:?}")
         }
+        UserCommand::CreateToken { node: Some(node), .. } => format!("let {node} in"),
+        UserCommand::RemoveNode { node } => format!("remove {node}"),
         UserCommand::Cancel { update } => format!("cancel {update}"),
         UserCommand::Persist { update } => format!("persist {update}"),
         UserCommand::Pause { update } => format!("pause {update}"),

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use tribune_planted::{Bug, planted};
 use tribune_raft_store::machine::Applied;
 use tribune_raft_store::model::PeerId;
 use tribune_raft_store::raft_types::{RaftPeer, Record, Vote};
@@ -120,7 +121,7 @@ fn leadership(metrics: &Metrics, applied: &Applied<Record>, lease: Duration) -> 
     let leader = leader.and_then(|id| Some((id, peer_of(metrics, id)?)));
     let own_term = applied.last_applied.as_ref().is_some_and(|last| last.leader_id.term == metrics.current_term);
     let alone = metrics.membership_config.membership().voter_ids().count() == 1;
-    let answered = metrics.last_quorum_acked.is_none_or(|at| at.elapsed() < lease * LEASES);
+    let answered = metrics.last_quorum_acked.is_none_or(|at| at.elapsed() < lease * LEASES) || planted(Bug::StaleFenceAccepted);
     Leadership {
         term: metrics.current_term,
         is_master: leads && own_term && (alone || answered),

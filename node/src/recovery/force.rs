@@ -9,7 +9,6 @@ use tribune_p2p::Identity;
 use tribune_p2p::blobs::BlobStore;
 use tribune_raft_store::model::{ClusterId, NodeName, RaftRole, Span, Timestamp};
 use tribune_raft_store::record::Record;
-use tribune_raft_store::stopped::StoppedStore;
 
 use super::found::{Founder, belief, found, next_epoch, time_of};
 use crate::backup::make::incomplete;
@@ -19,6 +18,7 @@ use crate::error::NodeError;
 use crate::node::check;
 use crate::settings::Settings;
 use crate::store::hash_of;
+use crate::world::{OnDisk, Stores};
 
 /// What `tribune recover` is asked for.
 #[derive(Debug, Clone)]
@@ -62,6 +62,14 @@ pub struct Recovered {
 /// The node runs, has no part in Raft, its store is damaged, or the key may not do it. Nothing was changed then, unless the disk failed:
 /// the node stays out of Raft then, and the same may be asked for again.
 pub async fn recover(options: RecoverOptions) -> Result<Recovered, NodeError> {
+    recover_on(&OnDisk, options).await
+}
+
+/// The same, with Raft's store lying here.
+///
+/// # Errors
+/// As [`recover`].
+pub async fn recover_on(stores: &dyn Stores, options: RecoverOptions) -> Result<Recovered, NodeError> {
     let data = DataFolder::open(&options.data)?;
     let _hold = Hold::take(&data.keeper())?;
     let settings = Settings::load(&data)?;
@@ -71,7 +79,7 @@ pub async fn recover(options: RecoverOptions) -> Result<Recovered, NodeError> {
     if believed.role() == RaftRole::Member {
         return Err(not_in_raft(&believed));
     }
-    let mut store = StoppedStore::open(&data.raft())?;
+    let mut store = stores.open_stopped(&data.raft())?;
     let before = store.at_end().record().clone();
     let cluster = before.cluster().ok_or_else(|| not_in_raft(&believed))?;
     if cluster.id != believed.view.cluster {

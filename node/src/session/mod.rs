@@ -307,7 +307,7 @@ impl<A: Acting> Session<A> {
 
     async fn ask(&self) -> Asked {
         let belief = self.belief.watch().borrow().clone();
-        let own = self.seat.borrow().as_ref().and_then(|seat| seat.named(belief.view.epoch));
+        let own = self.seat.borrow().as_ref().map(|seat| seat.own(belief.view.epoch)).unwrap_or_default();
         let believed = |recovery: &SignedRecovery| self.believe(recovery).is_ok();
         let asked = ask_voters(&self.peers, self.me, &belief, own, believed).await;
         if let Asked::Master(named) = &asked {

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rpds::RedBlackTreeMapSync;
 
@@ -74,6 +75,7 @@ pub(crate) struct Disk {
     powered: bool,
     step: u64,
     fault: Option<Fault>,
+    takes: Duration,
     random: u64,
     contents: Contents,
     synced: Contents,
@@ -148,6 +150,7 @@ impl ModelDisk {
             powered: true,
             step: 0,
             fault: None,
+            takes: Duration::ZERO,
             random: seed,
             contents: Contents::default(),
             synced: Contents::default(),
@@ -181,6 +184,22 @@ impl ModelDisk {
     /// What will go wrong, and when.
     pub fn plan(&self, fault: Option<Fault>) {
         self.lock().fault = fault;
+    }
+
+    /// How long whatever is written takes from now on.
+    pub fn slow_down(&self, takes: Duration) {
+        self.lock().takes = takes;
+    }
+
+    /// How long whatever is written takes now.
+    pub fn takes(&self) -> Duration {
+        self.lock().takes
+    }
+
+    /// Every write fails from now on, as on a disk that is full, until [`ModelDisk::plan`] says otherwise.
+    pub fn fill(&self) {
+        let mut disk = self.lock();
+        disk.fault = Some(Fault::Full { step: disk.step });
     }
 
     /// Whether the power was cut.

@@ -59,12 +59,12 @@ bugs! {
     ReportAcknowledgedBeforeCommit = 16, "report-acknowledged-before-commit", "A node is told that its report is taken before it is in the record.";
     LostWakeUp = 17, "lost-wake-up", "What changes while the coordinator works wakes it no more.";
     QuestionsWithoutAMajority = 18, "questions-without-a-majority", "A master answers questions without asking whether it still is one.";
-    VetoKeptInMemory = 19, "veto-kept-in-memory", "A node's ballots are not written down before they count.";
+    RegressFetches = 19, "regress-fetches", "Modules of the generations that a node can go back to are cleared away.";
     SilenceCountsAsAccept = 20, "silence-counts-as-accept", "Who says nothing in time is taken to accept.";
     DependantsNotTransitive = 21, "dependants-not-transitive", "Only who depends on a change directly is asked.";
     OutcomeNotTold = 22, "outcome-not-told", "Processes are not told that an update was given up.";
     GenerationCurrentBeforeSettled = 23, "generation-current-before-settled", "New modules are what a restart starts before they have held.";
-    StaleFenceAccepted = 24, "stale-fence-accepted", "A node obeys whoever says it is master, of whatever term.";
+    StaleFenceAccepted = 24, "stale-fence-accepted", "A node obeys whoever says it is master, of whatever term, and a master says so that has lost the voters.";
     DamagedModuleStaged = 25, "damaged-module-staged", "A module whose bytes have changed is staged all the same.";
     GoPastOwnVeto = 26, "go-past-own-veto", "A go is taken by a node that has heard a veto since it was ready.";
 }

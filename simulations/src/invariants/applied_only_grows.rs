@@ -7,7 +7,8 @@ use crate::seen::{Seen, index};
 
 #[derive(Debug, Default)]
 pub struct AppliedOnlyGrows {
-    last: BTreeMap<String, u64>,
+    /// By node: its id in Raft, and how much it has applied under that.
+    last: BTreeMap<String, (Option<u64>, u64)>,
 }
 
 impl Invariant for AppliedOnlyGrows {
@@ -16,7 +17,7 @@ impl Invariant for AppliedOnlyGrows {
     }
 
     fn sentence(&self) -> &'static str {
-        "While a node runs, its record only moves forward."
+        "While a node runs with one Raft id, its record only moves forward."
     }
 
     fn step(&mut self, seen: &Seen) -> Result<(), String> {
@@ -26,8 +27,8 @@ impl Invariant for AppliedOnlyGrows {
                 continue;
             };
             let at = index(state);
-            let last = self.last.insert(node.name.clone(), at).unwrap_or(0);
-            if at < last {
+            let (id, last) = self.last.insert(node.name.clone(), (node.raft_id, at)).unwrap_or_default();
+            if at < last && id == node.raft_id {
                 return Err(format!("{} had applied {last}, and has now applied {at} only", node.name));
             }
         }

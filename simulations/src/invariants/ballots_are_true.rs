@@ -39,8 +39,8 @@ impl Invariant for BallotsAreTrue {
                     let process = ProcessId { pid: ballot.process.pid, start_time: ballot.process.start_time };
                     let key = (process, id.to_string());
                     let Some(told) = inner.told.get(&key) else { continue };
-                    // One that has just begun to speak was taken not to, up to now.
-                    let asked = told.proposed.is_some_and(|at| seen.at.saturating_sub(at) > SPEAKS);
+                    // One that had just begun to speak was taken not to, up to then.
+                    let asked = !told.had_just_spoken && told.proposed.is_some_and(|at| seen.at.saturating_sub(at) > SPEAKS);
                     if ballot.answer == Answer::Accept && asked && told.accepted.is_none() && told.vetoed.is_none() {
                         return Err(format!(
                             "{} on {name} is written down as accepting {id}, and never answered",

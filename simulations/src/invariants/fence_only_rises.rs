@@ -9,7 +9,8 @@ use crate::seen::Seen;
 
 #[derive(Debug, Default)]
 pub struct FenceOnlyRises {
-    highest: BTreeMap<String, Fence>,
+    /// By node and by which disk it has.
+    highest: BTreeMap<(String, u64), Fence>,
 }
 
 impl Invariant for FenceOnlyRises {
@@ -24,7 +25,7 @@ impl Invariant for FenceOnlyRises {
     fn step(&mut self, seen: &Seen) -> Result<(), String> {
         for node in &seen.nodes {
             let Some(fence) = node.fence else { continue };
-            let highest = self.highest.entry(node.name.clone()).or_insert(fence);
+            let highest = self.highest.entry(node.on_disk()).or_insert(fence);
             if fence < *highest {
                 return Err(format!("{} had heard {highest:?}, and obeys {fence:?}", node.name));
             }

@@ -1,6 +1,7 @@
 //! Raft's log matching (Ongaro, figure 3.2), also of logs that were read again after a crash.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use tribune_raft_store::examine::Logged;
 
@@ -8,10 +9,16 @@ use super::Invariant;
 use crate::history::History;
 use crate::seen::Seen;
 
+/// How long the log of who was master is looked at.
+const DOUBTFUL: Duration = Duration::from_millis(500);
+
 #[derive(Debug, Default)]
 pub struct LogsMatch {
     /// How often each node's agent had been started when its log was last read.
     read: BTreeMap<String, u64>,
+    /// Nodes that were master a moment ago, and until when their logs are looked at each step.
+    deposed: BTreeMap<String, Duration>,
+    masters: BTreeSet<String>,
     /// By index and term: what the entry is, and who had it.
     known: BTreeMap<(u64, u64), (Logged, String)>,
 }
@@ -29,10 +36,16 @@ impl Invariant for LogsMatch {
         for node in &seen.nodes {
             // Once for each start, when Raft has come up on what is on the disk.
             let starts = node.machine.lock().agent_starts;
-            if node.state.is_none() || self.read.insert(node.name.clone(), starts) == Some(starts) {
-                continue;
+            let started = node.state.is_some() && self.read.insert(node.name.clone(), starts) != Some(starts);
+            // Who is master no more gives up what nobody else had.
+            if node.leadership.as_ref().is_some_and(|leadership| leadership.is_master) {
+                self.masters.insert(node.name.clone());
+            } else if self.masters.remove(&node.name) {
+                self.deposed.insert(node.name.clone(), seen.at + DOUBTFUL);
             }
-            self.look(&node.name, &node.machine.log()?)?;
+            if started || self.deposed.get(&node.name).is_some_and(|until| seen.at < *until) {
+                self.look(&node.name, &node.machine.log()?)?;
+            }
         }
         Ok(())
     }

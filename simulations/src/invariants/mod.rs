@@ -23,6 +23,7 @@ mod outcome_never_changes;
 mod persistent_runs;
 mod published_on_majority;
 mod regress_is_complete;
+mod regress_needs_no_network;
 mod restart_runs_what_held;
 mod should_have;
 mod software_called_for;
@@ -100,6 +101,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(restart_runs_what_held::RestartRunsWhatHeld::default()),
         Box::new(staged_is_sound::StagedIsSound::default()),
         Box::new(logs_match::LogsMatch::default()),
+        Box::new(regress_needs_no_network::RegressNeedsNoNetwork::default()),
         Box::new(persistent_runs::PersistentRuns),
     ]
 }

@@ -38,7 +38,7 @@ impl Invariant for OneOutcome {
             .filter(|(_, update)| update.phase.ended())
             .map(|(id, _): (&UpdateId, _)| id.to_string())
             .collect();
-        for node in &seen.nodes {
+        for node in seen.nodes.iter().filter(|node| seen.is_member(&node.name)) {
             let inner = node.machine.lock();
             for ((process, update), told) in &inner.told {
                 let lives = inner.alive.get(&process.pid) == Some(process);

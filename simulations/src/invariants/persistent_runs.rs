@@ -22,7 +22,7 @@ impl Invariant for PersistentRuns {
     }
 
     fn at_rest(&mut self, seen: &Seen, _: &History) -> Result<(), String> {
-        for node in &seen.nodes {
+        for node in seen.nodes.iter().filter(|node| seen.is_member(&node.name)) {
             let Some(standing) = &node.standing else { return Err(format!("{} does not run", node.name)) };
             if !standing.updates.is_empty() {
                 continue;

@@ -10,7 +10,8 @@ use crate::seen::{Seen, SeenNode};
 
 #[derive(Debug, Default)]
 pub struct RestartRunsWhatHeld {
-    nodes: BTreeMap<String, Known>,
+    /// By node and by which disk it has.
+    nodes: BTreeMap<(String, u64), Known>,
 }
 
 #[derive(Debug, Default)]
@@ -40,13 +41,18 @@ impl Invariant for RestartRunsWhatHeld {
 
     fn step(&mut self, seen: &Seen) -> Result<(), String> {
         for node in &seen.nodes {
-            self.nodes.entry(node.name.clone()).or_default().step(node)?;
+            self.nodes.entry(node.on_disk()).or_insert_with(|| Known::since(node)).step(node)?;
         }
         Ok(())
     }
 }
 
 impl Known {
+    /// Nothing is known of a node, but how often something was started on its machine.
+    fn since(node: &SeenNode) -> Self {
+        Self { looked: node.machine.lock().started.len(), ..Self::default() }
+    }
+
     fn step(&mut self, node: &SeenNode) -> Result<(), String> {
         let inner = node.machine.lock();
         if inner.run != self.run {

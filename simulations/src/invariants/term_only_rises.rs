@@ -7,7 +7,8 @@ use crate::seen::Seen;
 
 #[derive(Debug, Default)]
 pub struct TermOnlyRises {
-    terms: BTreeMap<String, u64>,
+    /// By node and by which disk it has.
+    terms: BTreeMap<(String, u64), u64>,
 }
 
 impl Invariant for TermOnlyRises {
@@ -25,7 +26,7 @@ impl Invariant for TermOnlyRises {
             let Some(term) = node.leadership.as_ref().map(|leadership| leadership.term).filter(|term| *term > 0) else {
                 continue;
             };
-            let last = self.terms.insert(node.name.clone(), term).unwrap_or(0);
+            let last = self.terms.insert(node.on_disk(), term).unwrap_or(0);
             if term < last {
                 return Err(format!("{} was in term {last} and is in {term}", node.name));
             }

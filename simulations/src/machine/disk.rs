@@ -3,14 +3,19 @@
 //! One idea: this program's `fsync` is ours. It notes what a file or folder holds at that moment; a cut puts the machine's folder back to
 //! what was noted. Bytes and names are lost apart from each other, as on a real disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 static DISKS: Mutex<BTreeMap<PathBuf, Disk>> = Mutex::new(BTreeMap::new());
+
+/// The folders of machines whose disk is full, and whether there is any: most writes need not look.
+static FULL: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+static ANY_IS_FULL: AtomicBool = AtomicBool::new(false);
 
 /// What a name in a folder stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +67,41 @@ pub fn cut(folder: &Path) -> io::Result<()> {
     again.take(folder)?;
     *disk = again;
     Ok(())
+}
+
+/// The disk of a machine is lost: its folder is empty, and nobody's disk until it is adopted again.
+///
+/// # Errors
+/// The folder cannot be emptied.
+pub fn lose(folder: &Path) -> io::Result<()> {
+    disks().remove(folder);
+    make_room(folder);
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Nothing more can be written to the disk of a machine.
+pub fn fill(folder: &Path) {
+    FULL.lock().unwrap_or_else(PoisonError::into_inner).insert(folder.to_owned());
+    ANY_IS_FULL.store(true, Ordering::Relaxed);
+}
+
+/// There is room on the disk of a machine again.
+pub fn make_room(folder: &Path) {
+    let mut full = FULL.lock().unwrap_or_else(PoisonError::into_inner);
+    full.remove(folder);
+    ANY_IS_FULL.store(!full.is_empty(), Ordering::Relaxed);
+}
+
+/// Whether a descriptor's file is on a disk that is full.
+fn is_full(fd: libc::c_int) -> bool {
+    if !ANY_IS_FULL.load(Ordering::Relaxed) {
+        return false;
+    }
+    let Ok(path) = fs::read_link(format!("/proc/self/fd/{fd}")) else { return false };
+    FULL.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|folder| path.starts_with(folder))
 }
 
 impl Disk {
@@ -149,15 +189,17 @@ fn note(fd: libc::c_int) -> io::Result<()> {
 fn answer(noted: io::Result<()>) -> libc::c_int {
     match noted {
         Ok(()) => 0,
-        Err(error) => {
-            // SAFETY: errno is this thread's own.
-            #[allow(unsafe_code)]
-            unsafe {
-                *libc::__errno_location() = error.raw_os_error().unwrap_or(libc::EIO);
-            }
-            -1
-        }
+        Err(error) => fail(error.raw_os_error().unwrap_or(libc::EIO)) as libc::c_int,
     }
+}
+
+fn fail(errno: libc::c_int) -> libc::ssize_t {
+    // SAFETY: errno is this thread's own.
+    #[allow(unsafe_code)]
+    unsafe {
+        *libc::__errno_location() = errno;
+    }
+    -1
 }
 
 /// Takes the place of the system's.
@@ -172,4 +214,29 @@ extern "C" fn fsync(fd: libc::c_int) -> libc::c_int {
 #[unsafe(no_mangle)]
 extern "C" fn fdatasync(fd: libc::c_int) -> libc::c_int {
     answer(note(fd))
+}
+
+/// Takes the place of the system's.
+#[allow(unsafe_code)]
+#[unsafe(no_mangle)]
+extern "C" fn write(fd: libc::c_int, from: *const libc::c_void, bytes: libc::size_t) -> libc::ssize_t {
+    if is_full(fd) {
+        return fail(libc::ENOSPC);
+    }
+    // SAFETY: what was to be written is, by the system.
+    unsafe { libc::syscall(libc::SYS_write, fd, from, bytes) as libc::ssize_t }
+}
+
+/// Takes the place of the system's: what is to be copied is copied by reading and writing.
+#[allow(unsafe_code)]
+#[unsafe(no_mangle)]
+extern "C" fn copy_file_range(
+    _: libc::c_int,
+    _: *mut libc::off64_t,
+    _: libc::c_int,
+    _: *mut libc::off64_t,
+    _: libc::size_t,
+    _: libc::c_uint,
+) -> libc::ssize_t {
+    fail(libc::ENOSYS)
 }

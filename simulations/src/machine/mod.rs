@@ -32,6 +32,9 @@ use script::Script;
 
 pub use keeper::Children;
 
+/// A process that said hello less long ago has just begun to speak.
+const JUST_NOW: Duration = Duration::from_millis(300);
+
 /// Virtual time since the simulation began.
 pub fn now() -> Duration {
     turmoil::sim_elapsed().unwrap_or_default()
@@ -74,6 +77,8 @@ pub struct Started {
 pub struct Told {
     /// When it was first asked.
     pub proposed: Option<Duration>,
+    /// Whether it had just said hello then: before, it was taken not to speak.
+    pub had_just_spoken: bool,
     pub outcomes: Vec<Outcome>,
     pub aborted: bool,
     /// Its last answer to a proposal: true is accept, with the revision.
@@ -94,12 +99,16 @@ pub struct Inner {
     pub started: Vec<Started>,
     /// What each process heard, by process and update.
     pub told: BTreeMap<(ProcessId, String), Told>,
+    /// When each process last said hello.
+    pub hellos: BTreeMap<ProcessId, Duration>,
     pub events: Option<mpsc::Sender<Event>>,
     pub desk: Option<mpsc::Sender<Caller>>,
     pub exits: watch::Sender<u64>,
     pub run: u64,
     pub booted: Duration,
     pub agent_starts: u64,
+    /// How many disks it has had: what a node said is gone with its disk.
+    pub disk_number: u64,
     /// Blobs in which a bit was turned, and when.
     pub damaged: BTreeMap<PathBuf, Duration>,
     next_pid: u32,
@@ -128,12 +137,14 @@ impl Machine {
             alive: BTreeMap::new(),
             started: Vec::new(),
             told: BTreeMap::new(),
+            hellos: BTreeMap::new(),
             events: None,
             desk: None,
             exits: watch::Sender::new(0),
             run: 1,
             booted: Duration::ZERO,
             agent_starts: 0,
+            disk_number: 1,
             damaged: BTreeMap::new(),
             next_pid: 100,
             disks: BTreeMap::new(),
@@ -184,6 +195,27 @@ impl Machine {
 
     /// Everything on it dies, and what was not fsynced is gone: its power was cut. It is off until its host is started again.
     pub fn cut_power(&self) {
+        self.all_ends();
+        self.lock().disks.values().for_each(ModelDisk::restart);
+        if let Err(error) = disk::cut(&self.folder) {
+            panic!("{}: the disk of a simulated machine cannot be put back: {error}", self.name);
+        }
+    }
+
+    /// Everything on it dies, and its disk with it. It is off until its host is started again, with an empty disk.
+    pub fn lose_disk(&self) {
+        self.all_ends();
+        let mut inner = self.lock();
+        inner.disks.clear();
+        inner.damaged.clear();
+        inner.disk_number += 1;
+        drop(inner);
+        if let Err(error) = disk::lose(&self.folder) {
+            panic!("{}: the disk of a simulated machine cannot be emptied: {error}", self.name);
+        }
+    }
+
+    fn all_ends(&self) {
         let mut inner = self.lock();
         inner.kids.clear();
         inner.alive.clear();
@@ -192,13 +224,23 @@ impl Machine {
         inner.run += 1;
         inner.booted = now();
         inner.exits.send_modify(|count| *count += 1);
-        for disk in inner.disks.values() {
-            disk.restart();
-        }
-        drop(inner);
-        if let Err(error) = disk::cut(&self.folder) {
-            panic!("{}: the disk of a simulated machine cannot be put back: {error}", self.name);
-        }
+    }
+
+    /// Whatever Raft writes takes so long from now on.
+    pub fn slow_down(&self, takes: Duration) {
+        self.lock().disks.values().for_each(|disk| disk.slow_down(takes));
+    }
+
+    /// Nothing more can be written from now on.
+    pub fn fill(&self) {
+        self.lock().disks.values().for_each(ModelDisk::fill);
+        disk::fill(&self.folder);
+    }
+
+    /// There is room again.
+    pub fn make_room(&self) {
+        self.lock().disks.values().for_each(|disk| disk.plan(None));
+        disk::make_room(&self.folder);
     }
 
     /// The log that its node has now.
@@ -223,9 +265,13 @@ impl Machine {
     pub fn heard(&self, process: ProcessId, message: &NodeMessage) {
         let Some(update) = message.update() else { return };
         let mut inner = self.lock();
+        let hello = inner.hellos.get(&process).copied();
         let told = inner.told.entry((process, update.to_owned())).or_default();
         match message {
-            NodeMessage::Proposal(_) => drop(told.proposed.get_or_insert_with(now)),
+            NodeMessage::Proposal(_) if told.proposed.is_none() => {
+                told.proposed = Some(now());
+                told.had_just_spoken = hello.is_none_or(|hello| now().saturating_sub(hello) < JUST_NOW);
+            }
             NodeMessage::Outcome(outcome) => told.outcomes.push(outcome.outcome),
             NodeMessage::Aborted(_) => told.aborted = true,
             NodeMessage::Overruled(_) => told.overruled = true,

@@ -12,7 +12,7 @@ use tribune_agent::processes::system::Caller;
 use tribune_keeper::{ChildId, Exit};
 use tribune_process::protocol::{HealthStatus, NodeMessage, PROTOCOL, ProcessMessage, encode};
 
-use super::script::{Health, Ready, Script, Vote};
+use super::script::{Health, Hello, Ready, Script, Vote};
 use super::{Machine, Phase, now};
 
 /// How long after it lost the agent a process looks for it again.
@@ -90,6 +90,12 @@ async fn talk(machine: &Machine, process: ProcessId, since: Duration, script: &S
     if !script.speaks {
         std::future::pending::<()>().await;
     }
+    let silent = match script.hello {
+        Hello::AtOnce => Duration::ZERO,
+        Hello::Late => Duration::from_millis(u64::from(process.pid) * 7919 % 3_000),
+        Hello::After(after) => after,
+    };
+    sleep((since + silent).saturating_sub(now())).await;
     let mut deferred = false;
     loop {
         let desk = machine.lock().desk.clone();
@@ -127,6 +133,7 @@ async fn converse(
     if say(&mut write, &hello).await.is_err() {
         return Talked::Lost;
     }
+    machine.lock().hellos.insert(process, now());
     let mut complains = script.health == Health::Unhealthy;
     loop {
         let line = tokio::select! {

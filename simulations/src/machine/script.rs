@@ -1,6 +1,6 @@
 //! What a simulated process does, as its module's bytes say.
 //!
-//! A module is a text of lines `WORD VALUE`; what is not said is as [`Script::default`] has it. `vary` makes bytes differ that mean the same.
+//! A module is a text of lines `WORD VALUE` (times in milliseconds); what is not said is as [`Script::default`] has it. `vary` makes bytes differ that mean the same.
 
 use std::time::Duration;
 
@@ -31,6 +31,16 @@ pub enum Ready {
     Never,
 }
 
+/// When it first speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hello {
+    AtOnce,
+    /// Up to three seconds after it was started.
+    Late,
+    /// So long after it was started.
+    After(Duration),
+}
+
 /// How it does once it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
@@ -53,13 +63,22 @@ pub struct Script {
     pub health: Health,
     /// Whether it speaks the process socket.
     pub speaks: bool,
+    /// How long after it was started it says hello.
+    pub hello: Hello,
     /// How long it takes to stop.
     pub stop: Duration,
 }
 
 impl Default for Script {
     fn default() -> Self {
-        Self { vote: Vote::Accept, ready: Ready::AtOnce, health: Health::Well, speaks: true, stop: Duration::from_millis(30) }
+        Self {
+            vote: Vote::Accept,
+            ready: Ready::AtOnce,
+            health: Health::Well,
+            speaks: true,
+            hello: Hello::AtOnce,
+            stop: Duration::from_millis(30),
+        }
     }
 }
 
@@ -83,6 +102,10 @@ impl Script {
                 Some(("health", "faints")) => script.health = Health::Faints,
                 Some(("health", "frail")) => script.health = Health::Frail,
                 Some(("speaks", "no")) => script.speaks = false,
+                Some(("hello", "late")) => script.hello = Hello::Late,
+                Some(("hello", after)) => {
+                    script.hello = after.parse().map_or(Hello::AtOnce, |after| Hello::After(Duration::from_millis(after)));
+                }
                 _ => {}
             }
         }

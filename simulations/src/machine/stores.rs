@@ -5,6 +5,7 @@ use std::path::Path;
 
 use tribune_node::world::Stores;
 use tribune_raft_store::engine::model::ModelDisk;
+use tribune_raft_store::stopped::{StoppedError, StoppedStore};
 use tribune_raft_store::store::{Store, StoreError};
 
 use super::Machine;
@@ -38,5 +39,11 @@ impl Stores for ModelStores {
             }
         };
         Store::open_model(&disk)
+    }
+
+    fn open_stopped(&self, folder: &Path) -> Result<StoppedStore, StoppedError> {
+        let mark = fs::read_to_string(folder.join("db/mark")).ok();
+        let disk = mark.and_then(|mark| self.0.lock().disks.get(&mark).cloned());
+        StoppedStore::open_model(folder, &disk.ok_or_else(|| StoppedError::Missing(folder.to_owned()))?)
     }
 }

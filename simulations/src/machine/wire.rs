@@ -3,7 +3,7 @@
 //! One idea: turmoil sends nothing again, so a connection that lost bytes would stand still for good, as none does in the world. Whoever lets
 //! bytes be lost breaks the connections that may miss some.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
@@ -16,6 +16,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tribune_p2p::network::wire::{AnyStream, Wire, WireListener};
 use turmoil::net::{TcpListener, TcpStream};
+
+use crate::cluster::DATA;
+
+/// How much of what a liar sends is other than it should be: the rest is to be believed, so that it is heard at all.
+const LIES: f64 = 0.3;
 
 /// By the two ends of a connection: what breaks all that are there now.
 static ENDS: Mutex<BTreeMap<(IpAddr, IpAddr), CancellationToken>> = Mutex::new(BTreeMap::new());
@@ -35,6 +40,23 @@ pub fn break_between(a: IpAddr, b: IpAddr) {
     }
 }
 
+/// Machines that send other modules than they are asked for.
+static LIARS: Mutex<BTreeSet<IpAddr>> = Mutex::new(BTreeSet::new());
+
+fn liars() -> MutexGuard<'static, BTreeSet<IpAddr>> {
+    LIARS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What this machine sends over the data network is other than it should be, from now on.
+pub fn lie(machine: IpAddr) {
+    liars().insert(machine);
+}
+
+/// What this machine sends is as it should be again.
+pub fn tell_the_truth(machine: IpAddr) {
+    liars().remove(&machine);
+}
+
 /// The wire of whatever machine this is called on.
 #[derive(Debug, Clone, Copy)]
 pub struct TurmoilWire;
@@ -44,14 +66,17 @@ struct Listener(TcpListener);
 /// A connection, until it breaks.
 struct Breakable {
     stream: TcpStream,
+    /// Whose end this is, if modules are sent over it.
+    of_modules: Option<IpAddr>,
     broken: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Breakable {
     fn new(stream: TcpStream) -> io::Result<Self> {
-        let (here, there) = (stream.local_addr()?.ip(), stream.peer_addr()?.ip());
-        let broken = ends().entry(pair(here, there)).or_default().clone();
-        Ok(Self { stream, broken: Box::pin(broken.cancelled_owned()) })
+        let (here, there) = (stream.local_addr()?, stream.peer_addr()?);
+        let broken = ends().entry(pair(here.ip(), there.ip())).or_default().clone();
+        let of_modules = (here.port() == DATA || there.port() == DATA).then_some(here.ip());
+        Ok(Self { stream, of_modules, broken: Box::pin(broken.cancelled_owned()) })
     }
 
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
@@ -72,6 +97,13 @@ impl AsyncRead for Breakable {
 impl AsyncWrite for Breakable {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.check(context)?;
+        if self.of_modules.is_some_and(|here| liars().contains(&here)) && rand::random_bool(LIES) {
+            let mut other = bytes.to_vec();
+            if let Some(byte) = other.last_mut() {
+                *byte ^= 1;
+            }
+            return Pin::new(&mut self.stream).poll_write(context, &other);
+        }
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use tribune_messages::node::Directive;
-use tribune_planted::{Bug, planted};
 use tribune_process::protocol::{NodeMessage, Overruled, Resume, Role};
 use tribune_raft_store::model::{
     Answer, AskHow, BallotCast, Module, PackageId, ProcessRef, Silent as SilenceMeans, Span, Step, UpdateId,
@@ -417,11 +416,6 @@ impl Task {
         let Some(poll) = open.note().polls.iter_mut().rev().find(ours) else { return };
         match poll.handle(now, Event::Answer { process, revision, said: said.clone() }) {
             Ok(actions) => {
-                if planted(Bug::VetoKeptInMemory)
-                    && let Some(open) = self.state.updates.get_mut(&id)
-                {
-                    open.saved = super::task::Saved::Yes;
-                }
                 tracing::info!(update = name, %process, ?said, "answered");
                 self.perform(id, actions).await;
             }
