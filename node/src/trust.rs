@@ -2,12 +2,16 @@
 //!
 //! [`agreed`] decides; [`ask_voters`] asks all of them at once and stops at a majority. A node that is a voter itself counts what its
 //! own Raft says as one of the answers.
+//!
+//! A node that was away while voters were replaced may know too few of them. Then a majority of the cluster's nodes has to name the master:
+//! [`ask_nodes`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use rand::seq::IteratorRandom;
 use tribune_messages::node::Fence;
 use tribune_messages::store::{PeerRequest, PeerResponse};
 use tribune_messages::trust::NamedMaster;
@@ -17,10 +21,13 @@ use tribune_p2p::rpc::{RpcClient, RpcError};
 use tribune_planted::{Bug, planted};
 use tribune_raft_store::model::SignedRecovery;
 
-use crate::belief::Belief;
+use crate::belief::{Belief, network_peer};
 
 /// How long a voter may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+
+/// How many nodes are asked at most when too few voters are known.
+const NODES_ASKED: usize = 32;
 
 /// What the voters said so far: each voter's answer, `None` for one that knows of no master or did not answer.
 pub type Answers = BTreeMap<PeerId, Option<NamedMaster>>;
@@ -113,6 +120,29 @@ pub async fn ask_voters(
         }
     }
     Asked::Nobody { answered, voters: all.len() }
+}
+
+/// Asks other nodes of the view, voters or not, chosen by chance if there are many. A majority of those that are asked has to name the master,
+/// counted with those that do not answer: no fewer nodes would have to lie together than voters.
+pub async fn ask_nodes(peers: &RpcClient, me: PeerId, belief: &Belief, believed: impl Fn(&SignedRecovery) -> bool) -> Asked {
+    let others = belief.view.nodes.iter().filter_map(|node| network_peer(&node.peer)).filter(|peer| *peer != me);
+    let chosen: BTreeSet<PeerId> = others.sample(&mut rand::rng(), NODES_ASKED).into_iter().collect();
+    if chosen.len() < belief.voter_peers().len() {
+        return Asked::Nobody { answered: 0, voters: chosen.len() };
+    }
+    let mut asked: FuturesUnordered<_> = chosen.iter().map(|peer| ask(peers, *peer)).collect();
+    let mut answers = Answers::new();
+    while let Some((peer, answer)) = asked.next().await {
+        match answer {
+            Ok((_, Some(recovery))) if believed(&recovery) => return Asked::Recovered(recovery),
+            Ok((master, _)) => drop(answers.insert(peer, master)),
+            Err(error) => tracing::debug!(%peer, %error, "a node did not say who is master"),
+        }
+        if let Some(master) = agreed(&chosen, &answers, belief.fence) {
+            return Asked::Master(master);
+        }
+    }
+    Asked::Nobody { answered: answers.len(), voters: chosen.len() }
 }
 
 /// Whom a voter takes for the master, and the recovery that it goes by.

@@ -1,20 +1,19 @@
 //! Lets faults come when they are due, and heals them.
 
+mod damage;
+mod steps;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-
-use tribune_raft_store::model::{Phase, Step};
 
 use crate::cluster::Cluster;
 use crate::faults::{Fault, Planned, When, Who};
 use crate::machine::wire::{self, break_between};
 use crate::seen::Seen;
 use crate::trace::Trace;
+use steps::{reached, states};
 
 /// Steps that are no state of an update.
 const BESIDE_UPDATES: [&str; 3] = ["election", "deposed", "publishing"];
@@ -409,29 +408,6 @@ impl Chaos {
         }
     }
 
-    /// Turns a bit in a blob; in one that an open update is about to run there, if the node has one.
-    fn turn_a_bit(&self, cluster: &Cluster<'_>, seen: &Seen, node: usize, local: bool) {
-        let machine = &cluster.places[node].machine;
-        let mut blobs = Vec::new();
-        find_blobs(&machine.folder.join(if local { "local/modules" } else { "packages" }), &mut blobs);
-        blobs.sort();
-        let wanted = coming(seen, &machine.name);
-        let named = |blob: &&PathBuf| {
-            let name = blob.file_name().and_then(|name| name.to_str());
-            name.is_some_and(|name| wanted.contains(name))
-        };
-        let about: Vec<PathBuf> = blobs.iter().filter(named).cloned().collect();
-        let from = if about.is_empty() { blobs } else { about };
-        let Some(blob) = from.get(usize::from(rand::random::<u16>()) % from.len().max(1)) else { return };
-        let Ok(mut bytes) = fs::read(blob) else { return };
-        if let Some(byte) = bytes.first_mut() {
-            *byte ^= 1;
-        }
-        let written = fs::set_permissions(blob, fs::Permissions::from_mode(0o644)).and_then(|()| fs::write(blob, &bytes));
-        machine.lock().damaged.insert(blob.clone(), seen.at);
-        self.trace.note(&name(node), format!("a bit of {} is turned: {}", blob.display(), written.is_ok()));
-    }
-
     /// What became of masters, and of packages that users publish.
     fn reached_beside_updates(&mut self, seen: &Seen, reached: &mut BTreeMap<&'static str, Option<usize>>) {
         for (at, node) in seen.nodes.iter().enumerate() {
@@ -456,28 +432,6 @@ impl Chaos {
     }
 }
 
-/// What open updates that have not staged on a node yet will run there.
-fn coming(seen: &Seen, node: &str) -> BTreeSet<String> {
-    let updates = seen.updates();
-    let open = updates.values().filter(|update| !update.phase.ended());
-    let plans = open.filter_map(|update| {
-        let (name, progress) = update.nodes.iter().find(|(name, _)| name.as_str() == node)?;
-        update.plan.as_ref()?.nodes.get(name).filter(|_| progress.step < Step::Staged)
-    });
-    plans.flat_map(|plan| plan.modules.values().map(|module| module.signature.to_string())).collect()
-}
-
-fn find_blobs(folder: &Path, blobs: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            find_blobs(&path, blobs);
-        } else if path.file_name().is_some_and(|name| name.len() == 64) {
-            blobs.push(path);
-        }
-    }
-}
-
 fn name(node: usize) -> String {
     format!("n{}", node + 1)
 }
@@ -492,45 +446,4 @@ fn forget(cluster: &mut Cluster<'_>, node: usize) {
     let mut inner = cluster.places[node].machine.lock();
     inner.events = None;
     inner.desk = None;
-}
-
-fn phase_name(phase: &Phase) -> String {
-    match phase {
-        Phase::Wave { .. } => "wave".to_owned(),
-        Phase::Ended { .. } => "ended".to_owned(),
-        other => other.to_string(),
-    }
-}
-
-/// The states in which updates are now.
-fn states(seen: &Seen) -> BTreeSet<String> {
-    let mut states = BTreeSet::new();
-    for update in seen.updates().values().filter(|update| !update.phase.ended()) {
-        states.insert(phase_name(&update.phase));
-        states.extend(update.nodes.values().map(|node| node.step.to_string()));
-    }
-    states
-}
-
-/// The states to which an update, or one of its nodes, has come just now, with the node.
-fn reached(seen: &Seen) -> BTreeMap<&'static str, Option<usize>> {
-    let mut reached = BTreeMap::new();
-    if !seen.has_moved() {
-        return reached;
-    }
-    for (id, update) in seen.updates() {
-        let was = seen.was(id);
-        let mut add = |name: String, node: Option<usize>| {
-            reached.extend(crate::faults::STEPS.into_iter().find(|step| *step == name).map(|step| (step, node)));
-        };
-        if was.is_none_or(|was| was.phase != update.phase) {
-            add(phase_name(&update.phase), None);
-        }
-        for (name, node) in &update.nodes {
-            if was.and_then(|was| was.nodes.get(name)).is_none_or(|was| was.step != node.step) {
-                add(node.step.to_string(), seen.nodes.iter().position(|other| other.name == name.as_str()));
-            }
-        }
-    }
-    reached
 }

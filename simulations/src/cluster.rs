@@ -52,8 +52,8 @@ pub struct Shared {
     pub recover: Option<String>,
     /// Nodes that never vote.
     pub members: BTreeSet<String>,
-    /// Whether a node was lost or taken out for good: only one in a run, and no voter is taken out, since who was away meanwhile must find a
-    /// majority of the voters it knew.
+    /// Whether a node was lost or taken out for good: only one in a run, since who was away meanwhile must find a majority that names the
+    /// master.
     pub one_is_gone: bool,
 }
 

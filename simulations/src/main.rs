@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, anyhow};
 use clap::{Parser, Subcommand};
 use tribune_planted::Bug;
-use tribune_simulations::run::{Outcome, Plan, play};
+use tribune_simulations::plan::Plan;
+use tribune_simulations::run::{Outcome, play};
 use tribune_simulations::story::Story;
 use tribune_simulations::sweep::{Line, hunt, shrink, sweep, table};
 

@@ -1,17 +1,15 @@
 //! One run: a seed makes a cluster, its users and its faults; everything that must hold is looked at after each step.
 
 mod disaster;
+mod folder;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rand::rngs::StdRng;
-use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use tribune_node::raft::RaftSettings;
 use tribune_raft_store::model::{NodeName, PackageId, Phase, UpdateId, VoterPreference};
@@ -19,14 +17,14 @@ use tribune_raft_store::model::{NodeName, PackageId, Phase, UpdateId, VoterPrefe
 use crate::catalogue::{self, Item};
 use crate::chaos::{Chaos, Publishing};
 use crate::cluster::Cluster;
-use crate::faults::{self, Planned, When};
 use crate::history::History;
 use crate::invariants::{self, Invariant};
+use crate::plan::Plan;
 use crate::seen::Seen;
-use crate::story::Story;
 use crate::story::tell::{self, Tale, Wanted};
 use crate::trace::{Event, Trace};
-use crate::users::{Likes, Stage, Users};
+use crate::users::{Stage, Users};
+use folder::Folder;
 
 /// One step of virtual time.
 const TICK: Duration = Duration::from_millis(5);
@@ -34,38 +32,11 @@ const TICK: Duration = Duration::from_millis(5);
 const UP_WITHIN: Duration = Duration::from_secs(240);
 /// Bytes of a run's stack.
 const STACK: usize = 64 * 1024 * 1024;
-/// How long a story may take.
-const TOLD_WITHIN: Duration = Duration::from_secs(1_200);
-/// In how many runs a majority of the voters is lost in the end.
-const DISASTERS: f64 = 0.35;
-/// How many seconds the users want things, and things go wrong.
-const LOAD: std::ops::RangeInclusive<u64> = 20..=60;
 /// Within this, once faults have stopped, every update that does not wait for a user ends, and a fresh one completes.
 pub const QUIET_WITHIN: Duration = Duration::from_secs(240);
 
 /// The versions of the package that stands alone which a fresh update brings: those whose processes are well and do not veto.
 const FRESH: [&str; 2] = ["1.0.0", "1.1.0"];
-
-/// What a run is made of.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    pub seed: u64,
-    pub nodes: usize,
-    /// Machines whose nodes may join later.
-    pub spares: usize,
-    pub users: usize,
-    /// Further users, who want little things of the master again and again.
-    pub crowd: usize,
-    /// How long they want things.
-    pub load: Duration,
-    pub faults: Vec<Planned>,
-    /// What its users like to do: that to which faults are aimed.
-    pub likes: Likes,
-    /// Whether a majority of the voters is lost in the end.
-    pub disaster: bool,
-    /// What is told in place of what users want by chance.
-    pub story: Option<Story>,
-}
 
 /// What a run came to.
 #[derive(Debug)]
@@ -89,53 +60,6 @@ pub struct Violation {
     pub sentence: &'static str,
     pub what: String,
     pub at: Duration,
-}
-
-impl Plan {
-    /// The run of a seed.
-    pub fn of(seed: u64) -> Self {
-        let mut rng = StdRng::seed_from_u64(seed);
-        let nodes = *[3, 3, 3, 3, 4, 4, 5, 5, 5, 5, 7, 8].choose(&mut rng).unwrap_or(&3);
-        let spares = *[0, 0, 1, 1].choose(&mut rng).unwrap_or(&0);
-        let users = rng.random_range(1..=3);
-        let load = Duration::from_secs(rng.random_range(LOAD));
-        let (faults, crowd) = faults::draw(&mut rng, seed, nodes, load);
-        let likes = likes(&faults);
-        let disaster = rng.random_bool(DISASTERS);
-        Self { seed, nodes, spares, users, crowd, load, faults, likes, disaster, story: None }
-    }
-
-    /// The run that tells a story.
-    pub fn telling(story: Story) -> Self {
-        let (nodes, faults, likes) = (story.nodes, Vec::new(), Likes::default());
-        Self {
-            seed: 1,
-            nodes,
-            spares: 0,
-            users: 0,
-            crowd: 0,
-            load: TOLD_WITHIN,
-            faults,
-            likes,
-            disaster: false,
-            story: Some(story),
-        }
-    }
-}
-
-/// Users like what brings an update to the steps that faults wait for.
-fn likes(faults: &[Planned]) -> Likes {
-    let mut likes = Likes::default();
-    for planned in faults {
-        match planned.when {
-            When::Step { step: "unpersisted" | "persisting", .. } => likes.ephemeral = 0.6,
-            When::Step { step: "paused", .. } => likes.pause = 0.5,
-            When::Step { step: "regressing" | "regressed", .. } => likes.regress = 0.4,
-            When::Step { step: "publishing", .. } => likes.publish = 0.3,
-            _ => {}
-        }
-    }
-    likes
 }
 
 fn node_names(count: usize) -> Vec<String> {
@@ -496,42 +420,4 @@ enum Reached {
     Yes,
     Not,
     Violation(Violation),
-}
-
-/// The folder of a run, in memory where that can be; removed with it.
-struct Folder(PathBuf, #[expect(dead_code, reason = "held until the run is over")] std::fs::File);
-
-impl Folder {
-    fn new(seed: u64) -> Result<Self> {
-        let base = if PathBuf::from("/dev/shm").is_dir() { PathBuf::from("/dev/shm") } else { std::env::temp_dir() };
-        // The same path for the same seed in every run: paths are in what processes are started with.
-        let path = base.join(format!("tribune-simulation-{seed}"));
-        // Another run of this seed is waited for.
-        let lock = lock_of(&base.join(format!("tribune-simulation-{seed}.lock")))?;
-        match std::fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-            _ => {}
-        }
-        std::fs::create_dir_all(&path)?;
-        Ok(Self(path, lock))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-        let _ = std::fs::remove_file(self.0.with_extension("lock"));
-    }
-}
-
-/// Locks a file that whoever had it before removes.
-fn lock_of(path: &Path) -> std::io::Result<std::fs::File> {
-    loop {
-        let lock = std::fs::File::create(path)?;
-        lock.lock()?;
-        // What was waited for may be gone, and another have made it anew.
-        if std::fs::metadata(path).is_ok_and(|there| lock.metadata().is_ok_and(|here| here.ino() == there.ino())) {
-            return Ok(lock);
-        }
-    }
 }

@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use tribune_planted::Bug;
 
 use crate::faults::Fault;
-use crate::run::{Outcome, Plan};
+use crate::plan::Plan;
+use crate::run::Outcome;
 
 /// What a run came to, as one line of JSON.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -3,6 +3,8 @@
 //! One idea: each speaks to whichever node comes up, over the network and with a key, by the same client as the command line, and writes
 //! down what it saw.
 
+mod wishes;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -16,9 +18,9 @@ use tribune_messages::api::{ApiError, ApiRequest, ApiResponse, Query};
 use tribune_node::client::{Client, ClientError, Peer, new_token};
 use tribune_node::world::Carrier;
 use tribune_p2p::Identity;
-use tribune_raft_store::command::{Accepted, Rejection, UserCommand};
+use tribune_raft_store::command::{Accepted, UserCommand};
 use tribune_raft_store::model::{
-    Decision, Desired, NodeName, OnFailure, PackageId, Phase, RolloutStrategy, Signature, Span, Targets, UpdateId, UpdateKind,
+    Decision, Desired, NodeName, PackageId, Phase, RolloutStrategy, Signature, Span, Targets, UpdateId, UpdateKind,
     UpdateOptions, UpdateRequest,
 };
 
@@ -29,6 +31,7 @@ use crate::history::{Call, History, Saw};
 use crate::machine::now;
 use crate::machine::wire::TurmoilWire;
 use crate::trace::Trace;
+use wishes::{decide, describe, is_unknown, why};
 
 /// How long a user waits for an answer.
 const WITHIN: Duration = Duration::from_secs(8);
@@ -41,6 +44,8 @@ const READ_EVERY: Duration = Duration::from_millis(150);
 const READ_WITHIN: Duration = Duration::from_secs(1);
 /// How many nodes a cluster keeps.
 const FEWEST: usize = 3;
+/// How many it needs for a voter to be taken out of it: enough others must be left to name the master to who was away.
+const MANY: usize = 7;
 /// How often somebody looks again.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -326,7 +331,8 @@ impl Users {
     async fn change_members(&self, user: usize, client: &mut Client) {
         let (spare, nodes, members) = {
             let shared = self.common.lock();
-            let members: Vec<String> = shared.peers.keys().filter(|node| shared.members.contains(*node)).cloned().collect();
+            let may_go = |node: &&String| shared.peers.len() >= MANY || shared.members.contains(*node);
+            let members: Vec<String> = shared.peers.keys().filter(may_go).cloned().collect();
             (shared.spare.first().cloned(), shared.peers.len(), members)
         };
         if let Some(node) = spare {
@@ -357,37 +363,6 @@ impl Users {
         let all = names(&joined);
         let count = rand::random_range(1..=all.len());
         all.sample(&mut rand::rng(), count).cloned().collect()
-    }
-
-    /// What somebody wants: some packages on some nodes.
-    fn request(&self) -> UpdateRequest {
-        let mut rng = rand::rng();
-        let kind = if rand::random_bool(self.likes.regress) { UpdateKind::Regress } else { UpdateKind::Install };
-        let published = self.published.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let all: Vec<&Item> = self.items.iter().chain(&published).collect();
-        let mut packages: BTreeMap<&str, PackageId> = BTreeMap::new();
-        if kind == UpdateKind::Install {
-            for _ in 0..rand::random_range(1..=3) {
-                if let Some(item) = all.choose(&mut rng) {
-                    packages.insert(&item.name, item.id);
-                }
-            }
-        }
-        let packages: BTreeSet<PackageId> = packages.into_values().collect();
-        let nodes = self.some_nodes().into_iter().map(|node| (node, packages.clone())).collect();
-        let options = UpdateOptions {
-            strategy: if rand::random_bool(0.5) { RolloutStrategy::Together } else { RolloutStrategy::Rolling },
-            on_failure: *[OnFailure::RegressAll, OnFailure::RegressAll, OnFailure::RegressNode, OnFailure::Hold]
-                .choose(&mut rng)
-                .unwrap_or(&OnFailure::RegressAll),
-            skip_away: rand::random_bool(0.3),
-            again: rand::random_bool(0.7),
-            ephemeral: kind == UpdateKind::Install && rand::random_bool(self.likes.ephemeral),
-            max_defer: Span::from_secs(20),
-            force: (kind == UpdateKind::Regress && rand::random_bool(0.3)).then(|| "back".to_owned()),
-            ..UpdateOptions::default()
-        };
-        UpdateRequest { kind, targets: Targets { nodes, classes: BTreeMap::new() }, options }
     }
 
     /// Builds a package that nobody has, and publishes it.
@@ -505,51 +480,5 @@ async fn phase_of(client: &mut Client, update: UpdateId) -> Result<Phase> {
     match client.ask(&ApiRequest::Query(Query::Update { update, after: None }), PATIENT).await? {
         ApiResponse::Update(info) => Ok(info.update.phase),
         other => Err(anyhow!("a question was answered with {other:?}")).context("asking for an update"),
-    }
-}
-
-fn decide(update: UpdateId, ballot_revision: u64, decision: Decision) -> UserCommand {
-    UserCommand::Decide { update, ballot_revision, decision }
-}
-
-/// Why an order was refused, with what is in the way of a plan.
-fn why(error: &ClientError) -> String {
-    if let ClientError::Api(ApiError::Rejected(rejection)) = error
-        && let Rejection::Blocked { plan } = rejection.as_ref()
-    {
-        let blockers: Vec<String> = plan.blockers.iter().map(ToString::to_string).collect();
-        return blockers.join("; ");
-    }
-    error.to_string()
-}
-
-/// Whether an order may have been carried out all the same.
-fn is_unknown(error: &ClientError) -> bool {
-    match error {
-        ClientError::Api(ApiError::Timeout { .. } | ApiError::NoMaster { .. } | ApiError::Failed { .. }) => true,
-        ClientError::Api(_) | ClientError::Refused { .. } | ClientError::Order(_) => false,
-        _ => true,
-    }
-}
-
-fn describe(command: &UserCommand) -> String {
-    match command {
-        UserCommand::Submit { request } => {
-            let nodes: Vec<String> = request.targets.nodes.keys().map(ToString::to_string).collect();
-            let packages = request.targets.nodes.values().next().map_or(0, BTreeSet::len);
-            let UpdateOptions { strategy, on_failure, ephemeral, .. } = &request.options;
-            let kept = if *ephemeral { ", ephemeral" } else { "" };
-            format!("submit {:?} of {packages} on {} ({strategy:?}, {on_failure:?}{kept})", request.kind, nodes.join(" "))
-        }
-        UserCommand::Decide { update, ballot_revision, decision } => {
-            format!("decide {update} at {ballot_revision}: {decision:?}")
-        }
-        UserCommand::CreateToken { node: Some(node), .. } => format!("let {node} in"),
-        UserCommand::RemoveNode { node } => format!("remove {node}"),
-        UserCommand::Cancel { update } => format!("cancel {update}"),
-        UserCommand::Persist { update } => format!("persist {update}"),
-        UserCommand::Pause { update } => format!("pause {update}"),
-        UserCommand::Resume { update } => format!("resume {update}"),
-        other => format!("{other:?}"),
     }
 }

@@ -31,12 +31,14 @@ use crate::recovery::believe::{Disbelief, believe};
 use crate::recovery::shown::{Shown, alone, now};
 use crate::seat::Seat;
 use crate::settings::Settings;
-use crate::trust::{Asked, ask_voters};
+use crate::trust::{Asked, ask_nodes, ask_voters};
 
 /// The first pause before the voters are asked again; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// The longest pause before the voters are asked again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// After so long without a master other nodes than the voters are asked, and then again about as often.
+const NODES_AFTER: Duration = Duration::from_secs(30);
 /// While the master is being dialled, the voters are asked this often whether it still is.
 const DOUBT_AFTER: Duration = Duration::from_millis(700);
 /// A pause after a session that ended at once, so that two nodes which disagree do not do so a thousand times a second.
@@ -288,8 +290,14 @@ impl<A: Acting> Session<A> {
     /// Asks the voters until a majority names a master, or says that this node was removed.
     async fn find(&self) -> Option<NamedMaster> {
         let mut pause = FIRST_PAUSE;
+        let mut next = Instant::now() + NODES_AFTER;
         loop {
-            match self.ask().await {
+            let mut asked = self.ask().await;
+            if matches!(asked, Asked::Nobody { .. }) && Instant::now() >= next {
+                next = Instant::now() + NODES_AFTER.mul_f64(rand::random_range(0.5..1.5));
+                asked = self.ask_nodes().await;
+            }
+            match asked {
                 Asked::Master(master) => return Some(master),
                 Asked::Removed => return None,
                 Asked::Recovered(recovery) => drop(self.adopt(&recovery)),
@@ -303,6 +311,17 @@ impl<A: Acting> Session<A> {
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// Asks other nodes than the voters, which may have been replaced while this node was away.
+    async fn ask_nodes(&self) -> Asked {
+        let belief = self.belief.watch().borrow().clone();
+        let asked = ask_nodes(&self.peers, self.me, &belief, |recovery| self.believe(recovery).is_ok()).await;
+        if let Asked::Master(named) = &asked {
+            tracing::info!(master = %named.peer, "a majority of the nodes names a master; too few of the voters known here are still voters");
+            self.named.send_replace(network_peer(&named.peer));
+        }
+        asked
     }
 
     async fn ask(&self) -> Asked {

@@ -1,4 +1,4 @@
-//! Regress needs no network (claim 13; DESIGN, section 6: what a node can go back to is on its disk).
+//! Regress needs no network (claim 11; DESIGN, section 5: it uses local storage alone).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +24,9 @@ impl Invariant for RegressNeedsNoNetwork {
 
     fn step(&mut self, seen: &Seen) -> Result<(), String> {
         for node in &seen.nodes {
-            let Some(standing) = &node.standing else { continue };
+            // What its agent said on a disk that has just been lost is said no more.
+            let lost = node.machine.lock().disk_number != node.disk_number;
+            let Some(standing) = node.standing.as_ref().filter(|_| !lost) else { continue };
             if self.looked.get(&node.name).is_some_and(|looked| Arc::ptr_eq(looked, standing)) {
                 continue;
             }

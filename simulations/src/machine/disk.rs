@@ -56,6 +56,9 @@ pub fn adopt(folder: &Path) -> io::Result<()> {
 pub fn cut(folder: &Path) -> io::Result<()> {
     let mut disks = disks();
     let Some(disk) = disks.get_mut(folder) else { return Ok(()) };
+    // What is put back was there before the disk was full.
+    let is_full = FULL.lock().unwrap_or_else(PoisonError::into_inner).contains(folder);
+    make_room(folder);
     let root = fs::metadata(folder)?.ino();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
@@ -66,6 +69,9 @@ pub fn cut(folder: &Path) -> io::Result<()> {
     let mut again = Disk::default();
     again.take(folder)?;
     *disk = again;
+    if is_full {
+        fill(folder);
+    }
     Ok(())
 }
 

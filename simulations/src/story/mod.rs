@@ -81,6 +81,8 @@ pub enum Statement {
     Submit(Wish),
     Decide(Choice),
     Fault(When, Fault),
+    /// A node is taken out of the cluster.
+    Remove(usize),
     Until(Until),
     Wait(Duration),
     Heal,

@@ -73,6 +73,7 @@ impl Story {
                 let step = step.ok_or_else(|| format!("there is no such step; there are {}", STEPS.join(", ")))?;
                 Statement::Fault(When::Step { after: FROM_NOW, step, then: Duration::ZERO }, self.fault(fault.trim())?)
             }
+            "remove" => Statement::Remove(self.node(rest)?),
             "until" if rest == "quiet" => Statement::Until(Until::Quiet),
             "until" => Statement::Until(Until::Phase(rest.to_owned())),
             "wait" => Statement::Wait(span(rest)?),
@@ -97,8 +98,8 @@ impl Story {
             "slow" => Fault::Slow { most: span(whom)?, for_ },
             _ => {
                 return Err(format!(
-                    "there is no statement or fault {word:?}; there are submit, regress, decide, cancel, persist, pause, resume, when, \
-                     until, wait, heal, show; kill, cut-power, cut-off, part, turn-a-bit, slow"
+                    "there is no statement or fault {word:?}; there are submit, regress, decide, cancel, persist, pause, resume, remove, \
+                     when, until, wait, heal, show; kill, cut-power, cut-off, part, turn-a-bit, slow"
                 ));
             }
         })

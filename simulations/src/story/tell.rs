@@ -130,6 +130,14 @@ impl Teller {
                 self.order(command).await?;
             }
             Statement::Fault(when, fault) => self.tale.want(Wanted::Fault(Planned { when, fault })),
+            Statement::Remove(node) => {
+                let name = self.users.nodes[node].clone();
+                let node = name.parse().map_err(|error| anyhow!("{error}"))?;
+                self.order(UserCommand::RemoveNode { node }).await?;
+                // It serves nobody from then on.
+                self.users.common.lock().peers.remove(&name);
+                self.client = Some(self.users.client().await?);
+            }
             Statement::Heal => self.tale.want(Wanted::Heal),
             Statement::Wait(time) => sleep(time).await,
             Statement::Until(until) => self.wait_for(&until).await?,

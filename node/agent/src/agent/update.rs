@@ -133,9 +133,9 @@ fn forward(journal: &Journal, want: Option<&Want>, facts: Facts<'_>) -> Do {
         Stage::Pending { .. } | Stage::Ready { .. } if facts.lease == Lease::RanOut => Do::Release,
         Stage::Pending { .. } | Stage::Ready { .. } if want.is_some() && !go_on => Do::Release,
         Stage::Pending { .. } if !facts.unasked.is_empty() => Do::Release,
+        Stage::Pending { .. } if !journal.standing_vetoes().is_empty() => Do::Release,
         // Also when the go is there: it was committed before the master could hear of the veto.
-        Stage::Ready { .. } if planted(Bug::GoPastOwnVeto) && want == Some(&Want::Settled) => Do::ChangeOver,
-        Stage::Pending { .. } | Stage::Ready { .. } if !journal.standing_vetoes().is_empty() => Do::Release,
+        Stage::Ready { .. } if !journal.standing_vetoes().is_empty() && !planted(Bug::GoPastOwnVeto) => Do::Release,
         Stage::Pending { processes } => {
             let waits = |state| matches!(state, ReadyState::Told { .. });
             if processes.iter().any(|one| waits(one.state)) { Do::Wait } else { Do::BeReady }

@@ -1,0 +1,86 @@
+//! What a run is made of: drawn from its seed before it begins, or told by a story.
+
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{RngExt, SeedableRng};
+
+use crate::faults::{self, Planned, When};
+use crate::story::Story;
+use crate::users::Likes;
+
+/// How long a story may take.
+const TOLD_WITHIN: Duration = Duration::from_secs(1_200);
+/// In how many runs a majority of the voters is lost in the end.
+const DISASTERS: f64 = 0.35;
+/// How many seconds the users want things, and things go wrong.
+const LOAD: std::ops::RangeInclusive<u64> = 20..=60;
+
+/// What a run is made of.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub seed: u64,
+    pub nodes: usize,
+    /// Machines whose nodes may join later.
+    pub spares: usize,
+    pub users: usize,
+    /// Further users, who want little things of the master again and again.
+    pub crowd: usize,
+    /// How long they want things.
+    pub load: Duration,
+    pub faults: Vec<Planned>,
+    /// What its users like to do: that to which faults are aimed.
+    pub likes: Likes,
+    /// Whether a majority of the voters is lost in the end.
+    pub disaster: bool,
+    /// What is told in place of what users want by chance.
+    pub story: Option<Story>,
+}
+
+impl Plan {
+    /// The run of a seed.
+    pub fn of(seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let nodes = *[3, 3, 3, 3, 4, 4, 5, 5, 5, 5, 7, 8].choose(&mut rng).unwrap_or(&3);
+        let spares = *[0, 0, 1, 1].choose(&mut rng).unwrap_or(&0);
+        let users = rng.random_range(1..=3);
+        let load = Duration::from_secs(rng.random_range(LOAD));
+        let (faults, crowd) = faults::draw(&mut rng, seed, nodes, load);
+        let likes = likes(&faults);
+        let disaster = rng.random_bool(DISASTERS);
+        Self { seed, nodes, spares, users, crowd, load, faults, likes, disaster, story: None }
+    }
+
+    /// The run that tells a story.
+    pub fn telling(story: Story) -> Self {
+        let (nodes, faults, likes) = (story.nodes, Vec::new(), Likes::default());
+        Self {
+            seed: 1,
+            nodes,
+            spares: 0,
+            users: 0,
+            crowd: 0,
+            load: TOLD_WITHIN,
+            faults,
+            likes,
+            disaster: false,
+            story: Some(story),
+        }
+    }
+}
+
+/// Users like what brings an update to the steps that faults wait for.
+fn likes(faults: &[Planned]) -> Likes {
+    let mut likes = Likes::default();
+    for planned in faults {
+        match planned.when {
+            When::Step { step: "unpersisted" | "persisting", .. } => likes.ephemeral = 0.6,
+            When::Step { step: "paused", .. } => likes.pause = 0.5,
+            When::Step { step: "regressing" | "regressed", .. } => likes.regress = 0.4,
+            When::Step { step: "publishing", .. } => likes.publish = 0.3,
+            _ => {}
+        }
+    }
+    likes
+}
