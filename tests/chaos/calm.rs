@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use crate::apart::{release_all, stays_until_it_is_released};
 use crate::checks::Evidence;
 use crate::software::CHAIN;
 use crate::users::all_accept;
@@ -26,6 +27,11 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// What is not so at one moment, since the cluster brings nodes up to date by itself, is so at one of these.
 const LOOKS: usize = 10;
 
+const HAS_MASTER: &str = "when faults end there is a master within 30 s";
+const IS_WHOLE: &str = "when faults end every node is there within 90 s, and the voters are made";
+const FRESH_UPDATE: &str = "when faults end an update of all nodes completes within 60 s";
+const NO_DISCREPANCY: &str = "when faults end no need is left unmet";
+const APART: &str = "a node that went back by itself stays as it is until it is released";
 const ALL_END: &str = "when faults end one update after another ends, each within 120 s, and everybody hears how";
 const HOLDS: &str = "in a calm everything holds";
 
@@ -34,17 +40,37 @@ type Step<'s> = (&'static str, &'s dyn Fn(&mut Evidence<'_>) -> Result<()>);
 
 /// Waits for all of it, and looks at what must hold; what does not is written down.
 pub fn calm(evidence: &mut Evidence<'_>, voters: usize) {
-    let steps: [Step<'_>; 8] = [
-        ("when faults end there is a master within 30 s", &has_master),
-        ("when faults end every node is there within 90 s, and the voters are made", &|evidence| is_whole(evidence, voters)),
+    let whole = |evidence: &mut Evidence<'_>| is_whole(evidence, voters);
+    // The update of all nodes has left its marks as well.
+    let steps: [Step<'_>; 9] = [
+        (HAS_MASTER, &has_master),
+        (IS_WHOLE, &whole),
         (ALL_END, &all_end),
         (HOLDS, &holds),
-        ("when faults end an update of all nodes completes within 60 s", &fresh_update),
-        ("when faults end no need is left unmet", &no_discrepancy),
-        // The update of all nodes has left its marks as well.
+        (APART, &stays_until_it_is_released),
+        (FRESH_UPDATE, &fresh_update),
+        (NO_DISCREPANCY, &no_discrepancy),
         (ALL_END, &all_end),
         (HOLDS, &holds),
     ];
+    take(evidence, &steps);
+}
+
+/// The same when nobody has asked for anything since the calm before: what an update of all nodes leaves is looked at.
+pub fn after_a_disaster(evidence: &mut Evidence<'_>, voters: usize) {
+    let whole = |evidence: &mut Evidence<'_>| is_whole(evidence, voters);
+    let steps: [Step<'_>; 6] = [
+        (IS_WHOLE, &whole),
+        (ALL_END, &all_end),
+        (FRESH_UPDATE, &fresh_update),
+        (NO_DISCREPANCY, &no_discrepancy),
+        (ALL_END, &all_end),
+        (HOLDS, &holds),
+    ];
+    take(evidence, &steps);
+}
+
+fn take(evidence: &mut Evidence<'_>, steps: &[Step<'_>]) {
     for (sentence, step) in steps {
         if evidence.world.violation().is_some() {
             return;
@@ -58,7 +84,7 @@ pub fn calm(evidence: &mut Evidence<'_>, voters: usize) {
 }
 
 /// Looks until it is so, at most so long; writes down what it waits for.
-fn within(world: &World, limit: Duration, mut look: impl FnMut() -> Result<()>) -> Result<()> {
+pub fn within(world: &World, limit: Duration, mut look: impl FnMut() -> Result<()>) -> Result<()> {
     let begun = Instant::now();
     let mut last = String::new();
     loop {
@@ -147,8 +173,8 @@ fn decide(evidence: &Evidence<'_>, update: &str, shown: &Value) -> Result<()> {
 fn holds(evidence: &mut Evidence<'_>) -> Result<()> {
     for look in 1.. {
         let first = look % evidence.world.nodes.len();
-        let looked =
-            if evidence.look_always(first) { evidence.look_in_a_calm() } else { Err(("the cluster answers", anyhow!("no"))) };
+        let looked = evidence.look_always(first).map_err(|error| ("the cluster answers", error));
+        let looked = looked.and_then(|()| evidence.look_in_a_calm());
         let Err((sentence, error)) = looked else { break };
         evidence.world.chronicle.note(format!("not yet: {sentence}: {error:#}"));
         if evidence.world.violation().is_some() {
@@ -179,7 +205,14 @@ fn fresh_update(evidence: &mut Evidence<'_>) -> Result<()> {
         args.extend(["--node".into(), node.name.clone()]);
     }
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let update = evidence.told.submit(world, 1, &args)?.context("it was refused")?;
+    // A node that a backup knows nothing of, or something else of, may be apart.
+    let update = match evidence.told.submit(world, 1, &args)? {
+        Some(update) => update,
+        None => {
+            release_all(evidence)?;
+            evidence.told.submit(world, 1, &args)?.context("it was refused")?
+        }
+    };
     within(world, COMPLETED_WITHIN, || {
         let shown = world.ask_any(0, &["update", "show", &update], PATIENCE)?;
         ensure!(shown["outcome"] == "completed", "{update} is {}: {}{}", shown["phase"], shown["waiting"], shown["reason"]);

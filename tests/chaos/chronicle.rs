@@ -32,6 +32,8 @@ pub enum Count {
     Updates,
     /// What users were answered.
     Answers,
+    /// What else users asked for, by command.
+    Orders,
 }
 
 impl Chronicle {

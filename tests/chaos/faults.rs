@@ -3,7 +3,6 @@
 //! One idea: whatever is broken has an entry that says how it is mended, so that nothing stays broken however a storm ends.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -133,9 +132,8 @@ impl<'a> Hand<'a> {
             Part::Keeper => self.node(node).kill_keeper()?,
             Part::Both => self.node(node).kill_node_processes()?,
             Part::Everything => {
-                self.world.nodes[node].power_cuts.fetch_add(1, Ordering::SeqCst);
-                self.node(node).kill_all()?;
-                self.world.nodes[node].power_cuts.fetch_add(1, Ordering::SeqCst);
+                let world = self.world;
+                world.cut_power(node, self.node(node))?;
             }
         }
         Ok((self.named(target, node), Some(Mending::Run(node))))

@@ -5,7 +5,8 @@
 //! Then everything is mended, and the cluster has a stated time in which all the rest must hold too, before the next storm.
 //!
 //! - [`schedule`], [`faults`], [`damage`]: what is broken, and how it is mended;
-//! - [`users`], [`software`]: what is asked for, and what is rolled out;
+//! - [`disasters`]: what is lost for good after a calm, and how the cluster goes on;
+//! - [`users`], [`apart`], [`guest`], [`software`], [`told`]: what is asked for, what is rolled out, and what was answered;
 //! - [`world`], [`record`], [`heard`]: what is seen from outside;
 //! - [`checks`], [`calm`]: what must hold;
 //! - [`settings`], [`random`], [`chronicle`], [`masterless`], [`report`]: how a run is made and told.
@@ -13,11 +14,14 @@
 //! `TRIBUNE_CHAOS_SEED` and `TRIBUNE_CHAOS_MINUTES` set how; `make chaos MINUTES=30` runs it alone. As root each node has a host of its own,
 //! in a network namespace, and two have disks that can be filled; otherwise all are on the loopback of this machine.
 
+mod apart;
 mod calm;
 mod checks;
 mod chronicle;
 mod damage;
+mod disasters;
 mod faults;
+mod guest;
 mod heard;
 mod masterless;
 mod random;
@@ -26,6 +30,7 @@ mod report;
 mod schedule;
 mod settings;
 mod software;
+mod told;
 mod users;
 mod world;
 
@@ -38,12 +43,15 @@ use tribune_tests::{Cluster, Net, NodeOptions, SmallDisk};
 
 use crate::checks::Evidence;
 use crate::chronicle::{Chronicle, say};
+use crate::disasters::Backup;
 use crate::faults::{Hand, ROOM};
+use crate::guest::Guest;
 use crate::random::Random;
 use crate::schedule::{Means, Network, schedule};
 use crate::settings::Settings;
 use crate::software::{BROKEN, BYSTANDER, CHAIN, Software, VERSIONS};
-use crate::users::{Told, User};
+use crate::told::Told;
+use crate::users::User;
 use crate::world::World;
 
 const NODES: u8 = 5;
@@ -51,13 +59,18 @@ const NODES: u8 = 5;
 const DISKS: [usize; 2] = [1, 3];
 const USERS: u64 = 4;
 const STORM: Duration = Duration::from_secs(75);
+/// There are disasters after the last storm; and so often after one before it, in percent.
+const DISASTERS_BEFORE: usize = 25;
 /// Of the whole time, what is left to the last calm.
-const LAST_CALM: Duration = Duration::from_secs(45);
+const LAST_CALM: Duration = Duration::from_secs(50);
 
 /// Streams of chance. Each storm has some of its own.
 const SHAPE: u64 = 1;
 const SCHEDULE: u64 = 100;
 const HAND: u64 = 10_000;
+const BACKUP: u64 = 20_000;
+const DISASTERS: u64 = 30_000;
+const GUEST: u64 = 40_000;
 const USER: u64 = 1_000_000;
 
 #[test]
@@ -87,7 +100,8 @@ fn whatever_breaks_what_users_and_processes_were_told_stays_true() -> Result<()>
     Ok(())
 }
 
-/// Storms and calms, until the time is over or something does not hold; gives how many, and the longest time without a master.
+/// Storms and calms, until the time is over or something does not hold, and disasters after the last and some others; gives how many, and
+/// the longest time without a master.
 fn weather(
     cluster: &mut Cluster,
     disks: &BTreeMap<usize, SmallDisk>,
@@ -97,40 +111,58 @@ fn weather(
 ) -> Result<(u32, Duration)> {
     let begun = Instant::now();
     let (mut storms, mut longest) = (0, Duration::ZERO);
-    while evidence.world.violation().is_none() && (storms == 0 || begun.elapsed() + STORM + LAST_CALM <= settings.length()) {
+    let has_time = || begun.elapsed() + STORM + LAST_CALM <= settings.length();
+    while evidence.world.violation().is_none() && (storms == 0 || has_time()) {
         storms += 1;
         let length = STORM.min(settings.length().saturating_sub(LAST_CALM)).max(Duration::from_secs(10));
-        longest = longest.max(storm(cluster, disks, evidence, means, (settings, storms.into(), length))?);
+        let (without_master, backup) = storm(cluster, disks, evidence, means, (settings, storms.into(), length))?;
+        longest = longest.max(without_master);
+        let storm_over = Instant::now();
         calm::calm(evidence, voters);
+        say(&format!("storm {storms}, and {:.1} s until everything was looked at", storm_over.elapsed().as_secs_f64()));
+        let mut random = Random::new(settings.seed, DISASTERS + u64::from(storms));
+        if random.percent(DISASTERS_BEFORE) || !has_time() {
+            disasters::strike(cluster, evidence, voters, backup, random);
+        }
     }
     Ok((storms, longest))
 }
 
-/// One storm; gives the longest time in it without a master.
+/// One storm; gives the longest time in it without a master, and a backup that was taken in it.
 fn storm(
     cluster: &mut Cluster,
     disks: &BTreeMap<usize, SmallDisk>,
     evidence: &mut Evidence<'_>,
     means: &Means,
     (settings, number, length): (Settings, u64, Duration),
-) -> Result<Duration> {
+) -> Result<(Duration, Option<Backup>)> {
     let (world, told) = (evidence.world, evidence.told);
     world.chronicle.note(format!("storm {number} of {length:?}"));
     world.begin_storm();
     let chance = |stream| Random::new(settings.seed, stream + number);
     let planned = schedule(chance(SCHEDULE), length, means);
-    std::thread::scope(|scope| {
+    let host = chance(GUEST).below(cluster.nodes.len());
+    let guest = Guest::beside(world, &cluster.nodes[host], number, chance(GUEST));
+    let (seen, guest) = std::thread::scope(|scope| -> Result<_> {
         let masterless = scope.spawn(|| masterless::longest(world));
         for user in 0..USERS {
             let user = User::new(world, told, chance(USER * (1 + user)));
             scope.spawn(move || user.run());
         }
+        let backup = scope.spawn(|| Backup::under_load(world, told, chance(BACKUP), length));
+        let guest = scope.spawn(move || guest.come_and_go(world, told, host, length));
         scope.spawn(|| evidence.watch());
         let broken = Hand::new(world, cluster, disks, chance(HAND)).carry_out(planned);
         world.end_storm();
         broken?;
-        masterless.join().ok().context("a thread panicked")
-    })
+        let masterless = masterless.join().ok().context("a thread panicked")?;
+        let backup = backup.join().ok().context("a thread panicked")?;
+        Ok(((masterless, backup), guest.join().ok().context("a thread panicked")?))
+    })?;
+    if let Err(error) = guest.see_off(world) {
+        world.violated("a node that is removed is gone within 60 s when faults end, and knows it", format!("{error:#}"));
+    }
+    Ok(seen)
 }
 
 /// Puts the data of some nodes on disks of their own.

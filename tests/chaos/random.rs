@@ -28,6 +28,12 @@ impl Random {
         usize::try_from(self.next() % end as u64).unwrap_or(0)
     }
 
+    /// Between so many and so many hundredths of a time.
+    pub fn part(&mut self, of: Duration, from: u64, to: u64) -> Duration {
+        let hundredths = from + self.next() % (to - from);
+        of / 100 * u32::try_from(hundredths).unwrap_or(100)
+    }
+
     /// Whether something of so many percent happens.
     pub fn percent(&mut self, percent: usize) -> bool {
         self.below(100) < percent

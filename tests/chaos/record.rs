@@ -28,6 +28,8 @@ pub struct Record {
     seen: u64,
     /// Every phase that an update entered, in order.
     pub entered: Vec<Entered>,
+    /// The nodes that went back by themselves, and when the cluster heard of the last time, in milliseconds.
+    pub apart: BTreeMap<String, u64>,
     /// The updates, as `update show` has them.
     pub updates: BTreeMap<String, Value>,
     /// The updates that were there in the last look.
@@ -69,8 +71,14 @@ impl Record {
         for line in output.stdout.lines() {
             let event: Value = serde_json::from_str(line)?;
             let seq = event["seq"].as_u64().context("no number")?;
-            ensure!(self.seen == 0 || seq == self.seen + 1, "after event {} comes {seq}", self.seen);
+            // A recovery begins at a number that no lost part can have given.
+            let follows = self.seen == 0 || seq == self.seen + 1 || event["kind"] == "cluster_recovered" && seq > self.seen;
+            ensure!(follows, "after event {} comes {seq}", self.seen);
             self.seen = seq;
+            if let (Some(node), Some(at), true) = (event["node"].as_str(), event["at"].as_u64(), event["kind"] == "node_apart") {
+                let last = self.apart.entry(node.into()).or_default();
+                *last = at.max(*last);
+            }
             let (Some(update), Some(at)) = (event["update"].as_str(), event["at"].as_u64()) else { continue };
             let text = event["text"].as_str().unwrap_or_default();
             if event["kind"] == "update_phase"
@@ -80,6 +88,15 @@ impl Record {
             }
         }
         Ok(())
+    }
+
+    /// From now on the cluster knows what it knew at that time, by the master's clock. Gives the updates that had not ended then: what
+    /// came of them is unknown again.
+    pub fn go_back(&mut self, to: u64) -> BTreeSet<String> {
+        let had_ended = |shown: &Value| shown["phase"] == "ended" && shown["since_at"].as_u64().is_some_and(|at| at < to);
+        let open: BTreeMap<String, Value> = self.updates.extract_if(.., |_, shown| !had_ended(shown)).collect();
+        (self.seen, self.entered) = (0, Vec::new());
+        open.into_keys().collect()
     }
 
     /// The updates that have ended.

@@ -26,6 +26,7 @@ pub fn figures(evidence: &Evidence<'_>, storms: u32, without_master: Duration) {
     say(&format!("storms: {storms}"));
     say(&format!("updates: {}", world.chronicle.counted(Count::Updates)));
     say(&format!("submissions: {}", world.chronicle.counted(Count::Answers)));
+    say(&format!("orders: {}", world.chronicle.counted(Count::Orders)));
     say(&format!("faults: {}", world.chronicle.counted(Count::Faults)));
     say(&format!("processes that were started: {}", evidence.heard.said.len()));
     say(&format!("longest time in which not most nodes followed one master: {:.1} s", without_master.as_secs_f64()));
@@ -51,8 +52,13 @@ fn keep(world: &World) -> Result<PathBuf> {
     let folder = world.folder();
     copy(&folder.join("chronicle"), &kept.join("chronicle"))?;
     copy(world.software.logs(), &kept.join("heard"))?;
+    for entry in fs::read_dir(folder)? {
+        let file = entry?.path();
+        if let Some(name) = file.file_name().filter(|_| file.extension().is_some_and(|ending| ending == "log")) {
+            copy(&file, &kept.join(name))?;
+        }
+    }
     for node in &world.nodes {
-        copy(&node.data.with_extension("log"), &kept.join(format!("{}.log", node.name)))?;
         copy(&node.data.join("logs"), &kept.join(format!("{}-modules", node.name)))?;
         copy(&node.data.join("local"), &kept.join(format!("{}-local", node.name)))?;
         copy(&node.data.join("cluster.json"), &kept.join(format!("{}-cluster.json", node.name)))?;

@@ -1,9 +1,7 @@
 //! The users: each asks for one change after another, at any node, and decides when a process objects.
 //!
-//! One idea: what a user was told is written down, for that is what the cluster has to keep to.
+//! One idea: a user does not know what is broken, and does what anybody would who looks at an update now and then.
 
-use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -12,73 +10,13 @@ use serde_json::Value;
 use crate::chronicle::Count;
 use crate::random::Random;
 use crate::software::{BROKEN, BYSTANDER, CHAIN, VERSIONS};
+use crate::told::{PATIENCE, Told};
 use crate::world::World;
 
-/// How long a user waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// How long for an update before turning to the next.
 const UPDATE_PATIENCE: Duration = Duration::from_secs(20);
 /// How often a user looks at an update.
 const LOOK: Duration = Duration::from_millis(400);
-
-/// What users were told.
-#[derive(Debug, Default)]
-pub struct Told {
-    inner: Mutex<Inner>,
-}
-
-#[derive(Debug, Default)]
-struct Inner {
-    acknowledged: BTreeSet<String>,
-    published: BTreeSet<String>,
-    submissions: u32,
-    fresh: u32,
-}
-
-impl Told {
-    fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The updates whose submission was acknowledged.
-    pub fn acknowledged(&self) -> BTreeSet<String> {
-        self.inner().acknowledged.clone()
-    }
-
-    /// The packages whose publication was acknowledged, as `name@version`.
-    pub fn published(&self) -> BTreeSet<String> {
-        self.inner().published.clone()
-    }
-
-    /// A publication was acknowledged.
-    pub fn has_published(&self, package: &str, version: &str) {
-        self.inner().published.insert(format!("{package}@{version}"));
-    }
-
-    /// How often a submission was tried, acknowledged or not.
-    pub fn submissions(&self) -> u32 {
-        self.inner().submissions
-    }
-
-    /// A version that was never there.
-    pub fn fresh_version(&self) -> String {
-        let mut inner = self.inner();
-        inner.fresh += 1;
-        format!("1.3.{}", inner.fresh)
-    }
-
-    /// Submits what these words say at a node; gives the update, if that was acknowledged.
-    pub fn submit(&self, world: &World, at: usize, args: &[&str]) -> Result<Option<String>> {
-        self.inner().submissions += 1;
-        let output = world.admin(at, &[args, &["--detach"]].concat(), PATIENCE)?;
-        let update = output.json().ok().and_then(|submitted| submitted["update"].as_str().map(str::to_owned));
-        world.chronicle.count(Count::Answers, format!("exit {}", output.code));
-        let said = update.clone().unwrap_or_else(|| output.stderr.trim().to_owned());
-        world.chronicle.note(format!("n{}: tribune {} -> {} {said}", at + 1, args.join(" "), output.code));
-        self.inner().acknowledged.extend(update.clone());
-        Ok(update)
-    }
-}
 
 /// How a process behaves in an update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,14 +47,15 @@ const MANNERS: [Manner; 9] = [
 enum Mind {
     Keeps,
     Cancels(Duration),
+    Pauses,
 }
 
 /// A user.
 #[derive(Debug)]
 pub struct User<'a> {
-    world: &'a World,
-    told: &'a Told,
-    random: Random,
+    pub(crate) world: &'a World,
+    pub(crate) told: &'a Told,
+    pub(crate) random: Random,
 }
 
 impl<'a> User<'a> {
@@ -137,6 +76,9 @@ impl<'a> User<'a> {
     }
 
     fn change_something(&mut self) -> Result<()> {
+        if self.random.percent(8) {
+            return self.take_a_node_back();
+        }
         let at = self.random.below(self.world.nodes.len());
         let nodes = self.nodes();
         let manners = self.manners(&nodes);
@@ -248,8 +190,12 @@ impl<'a> User<'a> {
     /// Looks at an update until it has ended, or for so long; does what a user does meanwhile.
     fn attend(&mut self, update: &str, manners: &[(usize, &'static str, Manner)]) -> Result<()> {
         let begun = Instant::now();
-        let mind = if self.random.percent(20) { Mind::Cancels(self.random.millis(0, 6_000)) } else { Mind::Keeps };
-        let mut cancelled = false;
+        let mind = match self.random.below(10) {
+            0..2 => Mind::Cancels(self.random.millis(0, 6_000)),
+            2..5 => Mind::Pauses,
+            _ => Mind::Keeps,
+        };
+        let mut done = false;
         while !self.world.is_calm() && begun.elapsed() < UPDATE_PATIENCE {
             let first = self.random.below(self.world.nodes.len());
             let Ok(shown) = self.world.ask_any(first, &["update", "show", update], Duration::from_secs(3)) else {
@@ -259,12 +205,17 @@ impl<'a> User<'a> {
             if shown["phase"] == "ended" {
                 break;
             }
-            if let Mind::Cancels(after) = mind
-                && !cancelled
-                && begun.elapsed() >= after
-            {
-                self.order(&["update", "cancel", update])?;
-                cancelled = true;
+            match mind {
+                Mind::Cancels(after) if !done && begun.elapsed() >= after => {
+                    self.order(&["update", "cancel", update])?;
+                    done = true;
+                }
+                // There is something to pause only while nodes change over.
+                Mind::Pauses if !done && shown["phase"] == "wave" => {
+                    self.order(&["update", "pause", update])?;
+                    done = true;
+                }
+                _ => {}
             }
             self.act(manners, update, &shown);
             if shown["exit"].is_u64() {
@@ -295,6 +246,7 @@ impl<'a> User<'a> {
         let nodes: Vec<String> = shown["nodes"].as_object().context("no nodes")?.keys().cloned().collect();
         let without = self.random.pick(&nodes).clone();
         let args: &[&str] = match (shown["phase"].as_str().unwrap_or_default(), self.random.below(5)) {
+            ("paused", 0..4) => &["update", "resume", update],
             ("unpersisted", 0..2) => &["update", "persist", update],
             ("unpersisted", _) => &["update", "cancel", update],
             (_, 0..2) => &["update", "decide", update, "--force", "--seen", &seen, "--why", "it has to be"],
@@ -302,16 +254,18 @@ impl<'a> User<'a> {
             (_, 3) => &["update", "decide", update, "--ask-again"],
             _ => &["update", "decide", update, "--abort"],
         };
-        self.order(args)
+        self.order(args).map(drop)
     }
 
     /// Gives an order at any node.
-    fn order(&mut self, args: &[&str]) -> Result<()> {
+    pub(crate) fn order(&mut self, args: &[&str]) -> Result<i32> {
         let at = self.random.below(self.world.nodes.len());
         let output = self.world.admin(at, args, PATIENCE)?;
         let said = if output.code == 0 { "" } else { output.stderr.trim() };
         self.world.chronicle.note(format!("n{}: tribune {} -> {} {said}", at + 1, args.join(" "), output.code));
-        Ok(())
+        let done = if output.code == 0 { "" } else { " (not done)" };
+        self.world.chronicle.count(Count::Orders, format!("{} {}{done}", args[0], args[1]));
+        Ok(output.code)
     }
 }
 

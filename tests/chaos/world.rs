@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+use tribune_tests::address::anywhere;
 use tribune_tests::cli::{Output, tribune_on};
-use tribune_tests::{Cluster, Host, probe, processes};
+use tribune_tests::{Cluster, Host, Node, probe, processes};
 
 use crate::chronicle::Chronicle;
 use crate::software::{MARK, Software};
@@ -21,8 +22,8 @@ pub struct Place {
     /// Its data folder.
     pub data: PathBuf,
     host: Option<Host>,
-    /// Its address with its identity.
-    address: String,
+    /// Its address with its identity, which another machine in its place has others of.
+    address: Mutex<String>,
     /// Counts the beginning and the end of each time that everything of it was killed: while it is odd, that happens.
     pub power_cuts: AtomicU64,
 }
@@ -36,7 +37,8 @@ pub struct World {
     pub software: Software,
     /// What has happened.
     pub chronicle: Chronicle,
-    key: String,
+    /// The file with the admin's key.
+    pub key: String,
     violation: Mutex<Option<Violation>>,
     storm_over: AtomicBool,
 }
@@ -66,12 +68,12 @@ pub struct Service {
 impl World {
     /// That of a cluster.
     pub fn of(cluster: &Cluster, software: Software, chronicle: Chronicle) -> Result<Self> {
-        let place = |node: &tribune_tests::Node| -> Result<Place> {
+        let place = |node: &Node| -> Result<Place> {
             Ok(Place {
                 name: node.name.clone(),
                 data: node.data.clone(),
                 host: node.host().cloned(),
-                address: node.address()?,
+                address: Mutex::new(node.address()?),
                 power_cuts: AtomicU64::new(0),
             })
         };
@@ -98,6 +100,11 @@ impl World {
         tribune_on(place.host.as_ref(), &[args, &["-o", "json", "--data", &data, "--timeout", &within]].concat(), "")
     }
 
+    /// Any command on the host of a node.
+    pub fn run_on(&self, node: usize, args: &[&str]) -> Result<Output> {
+        tribune_on(self.nodes[node].host.as_ref(), &[args, &["-o", "json"]].concat(), "")
+    }
+
     /// The first answer of any node, each asked in turn beginning with this one.
     pub fn ask_any(&self, first: usize, args: &[&str], within: Duration) -> Result<Value> {
         let mut last = None;
@@ -114,8 +121,32 @@ impl World {
     pub fn admin(&self, node: usize, args: &[&str], within: Duration) -> Result<Output> {
         let place = &self.nodes[node];
         let within = format!("{}ms", within.as_millis());
-        let further = ["-o", "json", "--peer", &place.address, "--key", &self.key, "--timeout", &within];
+        let further = ["-o", "json", "--peer", &self.address(node), "--key", &self.key, "--timeout", &within];
         tribune_on(place.host.as_ref(), &[args, &further].concat(), "")
+    }
+
+    /// Where a node is found, with its identity.
+    pub fn address(&self, node: usize) -> String {
+        self.nodes[node].address.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// It is another machine from now on.
+    pub fn has_moved(&self, number: usize, node: &Node) -> Result<()> {
+        *self.nodes[number].address.lock().unwrap_or_else(PoisonError::into_inner) = node.address()?;
+        Ok(())
+    }
+
+    /// Any port on a node's host, as a multiaddress.
+    pub fn any_port(&self, node: usize) -> String {
+        self.nodes[node].host.as_ref().map_or_else(anywhere, |host| format!("/ip4/{}/tcp/0", host.address))
+    }
+
+    /// Everything of a node is killed, as when its power is cut.
+    pub fn cut_power(&self, number: usize, node: &mut Node) -> Result<()> {
+        self.nodes[number].power_cuts.fetch_add(1, Ordering::SeqCst);
+        let killed = node.kill_all();
+        self.nodes[number].power_cuts.fetch_add(1, Ordering::SeqCst);
+        killed
     }
 
     /// The number of a node.

@@ -190,6 +190,13 @@ impl Node {
         Self { name: name.to_owned(), data, voter: Voter::May, host: None, log, keeper: None }
     }
 
+    /// Another one on the host of this one, in a folder of its own, which does not run.
+    pub fn beside(&self, data: PathBuf) -> Self {
+        let mut node = Self::at(&self.name, data);
+        (node.host, node.log) = (self.host.clone(), self.log);
+        node
+    }
+
     /// What becomes of its log when it is dropped.
     pub fn log_in_the_end(&mut self, log: LogInTheEnd) {
         self.log = log;

@@ -10,7 +10,7 @@ use crate::software::module_of;
 
 /// While an update asks, and for good if it was aborted, no process of its new versions starts on its nodes.
 pub fn before_anything(evidence: &mut Evidence<'_>) -> Result<()> {
-    for (update, shown) in &evidence.record.updates {
+    for (update, shown) in evidence.record.updates.iter().filter(|(update, _)| !evidence.twice.contains(*update)) {
         let Some((from, to)) = closed(&evidence.record.entered, update) else { continue };
         for (node, progress) in shown["nodes"].as_object().into_iter().flatten() {
             for change in progress["changes"].as_array().into_iter().flatten() {
@@ -44,7 +44,7 @@ fn started(evidence: &Evidence<'_>, update: &str, node: &str, change: &Value, (f
             let Said::Started { version, .. } = &entry.said else { continue };
             let at = i64::try_from(entry.at / 1_000_000).unwrap_or(0) + evidence.clock;
             let at = u64::try_from(at).unwrap_or(0);
-            let early = change["to"] == version.as_str() && from < at && at < to;
+            let early = change["to"] == version.as_str() && from < at && at < to && !evidence.told.may_have_gone_back(node, at);
             ensure!(!early, "{who} was started as {version} at {at}, while {update} was not accepted, from {from} to {to}");
         }
     }

@@ -7,13 +7,15 @@ mod outcomes;
 mod running;
 mod whole;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::disasters::Backup;
 use crate::heard::{Heard, to_wall_clock};
 use crate::record::Record;
-use crate::users::Told;
+use crate::told::Told;
 use crate::world::World;
 
 pub use bystander::Bystanders;
@@ -34,6 +36,8 @@ pub struct Evidence<'a> {
     pub heard: Heard,
     /// The processes that no update touches.
     pub bystanders: Bystanders,
+    /// The updates that had not ended when a backup was made that was restored: they ended twice.
+    pub twice: BTreeSet<String>,
     /// What has to be added to a process's time for the master's, in milliseconds.
     pub clock: i64,
 }
@@ -71,7 +75,14 @@ impl<'a> Evidence<'a> {
     /// Nothing was seen yet.
     pub fn new(world: &'a World, told: &'a Told) -> Self {
         let (record, heard, bystanders) = (Record::default(), Heard::default(), Bystanders::default());
-        Self { world, told, record, heard, bystanders, clock: to_wall_clock() }
+        Self { world, told, record, heard, bystanders, twice: BTreeSet::new(), clock: to_wall_clock() }
+    }
+
+    /// The cluster was made again from a backup: what was acknowledged before that counts, and nothing later.
+    pub fn go_back(&mut self, to: &Backup) {
+        self.bystanders.forget_the_touched(&self.record);
+        self.told.go_back(&to.acknowledged, &to.published);
+        self.twice.extend(self.record.go_back(to.last_written));
     }
 
     /// Looks at what always holds, until the storm is over.
@@ -79,29 +90,27 @@ impl<'a> Evidence<'a> {
         let mut first = 0;
         while !self.world.is_calm() {
             first = (first + 1) % self.world.nodes.len();
-            self.look_always(first);
+            // Without a master there is nothing new.
+            let _ = self.look_always(first);
             self.world.sleep(PAUSE);
         }
     }
 
-    /// Looks once at what always holds, asking this node first; whether the cluster answered.
-    pub fn look_always(&mut self, first: usize) -> bool {
+    /// Looks once at what always holds, asking this node first; fails if the cluster does not answer.
+    pub fn look_always(&mut self, first: usize) -> Result<()> {
         // What was told before the look has to be in it.
         if let Err(error) = self.hear() {
             self.world.violated("the test can read what processes write", format!("{error:#}"));
         }
         let acknowledged = self.told.acknowledged();
-        // Without a master there is nothing new.
-        if self.record.look(self.world, first).is_err() {
-            return false;
-        }
+        self.record.look(self.world, first)?;
         self.record.known_before = acknowledged;
         for invariant in &ALWAYS {
             if let Err(error) = (invariant.look)(self) {
                 self.world.violated(invariant.sentence, format!("{error:#}"));
             }
         }
-        true
+        Ok(())
     }
 
     fn hear(&mut self) -> Result<()> {

