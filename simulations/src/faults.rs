@@ -287,15 +287,18 @@ fn narrow(rng: &mut StdRng, pair: usize, nodes: usize, millis: u64) -> Planned {
     Planned { when: When::Step { after, step, then }, fault }
 }
 
-/// Two nodes say that they are master, and others reach both: some agents are started anew and have to find out which it is.
+/// Two nodes say that they are master, and a third, which reaches both, is started anew again and again, and has to find out which it is.
 fn two_masters(rng: &mut StdRng, nodes: usize, millis: u64) -> Vec<Planned> {
-    let at = rng.random_range(0..millis / 2);
-    let for_ = Duration::from_millis(rng.random_range(10_000..20_000));
+    let mut at = rng.random_range(0..millis / 2);
+    let for_ = Duration::from_millis(rng.random_range(12_000..20_000));
     let mut planned = vec![Planned { when: When::At(Duration::from_millis(at)), fault: Fault::Apart { for_ } }];
-    for _ in 0..3 {
-        let at = Duration::from_millis(at + rng.random_range(3_000..8_000));
-        let (who, after) = (Who::Node(rng.random_range(0..nodes)), Duration::from_millis(rng.random_range(50..500)));
-        planned.push(Planned { when: When::At(at), fault: Fault::Killed { who, after } });
+    // The first are voters.
+    let who = Who::Node(rng.random_range(nodes.min(4) - 1..nodes));
+    at += 1_500;
+    for _ in 0..4 {
+        at += rng.random_range(1_500..2_500);
+        let after = Duration::from_millis(rng.random_range(50..500));
+        planned.push(Planned { when: When::At(Duration::from_millis(at)), fault: Fault::Killed { who, after } });
     }
     planned
 }

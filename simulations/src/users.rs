@@ -465,6 +465,8 @@ impl Users {
                 Err(error) => self.trace.note("late", format!("hears: {}", why(&error))),
             }
             sleep(LOOK).await;
+            // This one may have been taken out of the cluster.
+            client = self.client().await?;
         };
         match accepted {
             Accepted::Update { update } => {
