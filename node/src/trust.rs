@@ -63,6 +63,8 @@ pub enum Asked {
         answered: usize,
         /// Voters there are.
         voters: usize,
+        /// Those that say that this node was removed: too few to be believed.
+        removed_by: BTreeSet<PeerId>,
     },
 }
 
@@ -98,7 +100,7 @@ pub async fn ask_voters(
     let mut asked: FuturesUnordered<_> = all.iter().filter(|voter| **voter != me).map(|voter| ask(peers, *voter)).collect();
     let mut answered = answers.len();
     let others = told.iter().filter(|voter| **voter != me).count();
-    let mut refused = 0;
+    let mut removed_by = BTreeSet::new();
     while let Some((voter, answer)) = asked.next().await {
         match answer {
             Ok((_, Some(recovery))) if believed(&recovery) => return Asked::Recovered(recovery),
@@ -108,18 +110,18 @@ pub async fn ask_voters(
             }
             Err(error) => {
                 let removed = matches!(error, RpcError::Refused { refusal: Refusal::Removed, .. });
-                refused += usize::from(removed && told.contains(&voter));
+                removed_by.extend(Some(voter).filter(|voter| removed && told.contains(voter)));
                 tracing::debug!(%voter, %error, "a voter did not say who is master");
             }
         }
-        if refused > others / 2 {
+        if removed_by.len() > others / 2 {
             return Asked::Removed;
         }
         if let Some(master) = agreed(&answers) {
             return Asked::Master(master);
         }
     }
-    Asked::Nobody { answered, voters: all.len() }
+    Asked::Nobody { answered, voters: all.len(), removed_by }
 }
 
 /// Asks other nodes of the view, voters or not, chosen by chance if there are many. A majority of those that are asked has to name the master,
@@ -128,7 +130,7 @@ pub async fn ask_nodes(peers: &RpcClient, me: PeerId, belief: &Belief, believed:
     let others = belief.view.nodes.iter().filter_map(|node| network_peer(&node.peer)).filter(|peer| *peer != me);
     let chosen: BTreeSet<PeerId> = others.sample(&mut rand::rng(), NODES_ASKED).into_iter().collect();
     if chosen.len() < belief.voter_peers().len() {
-        return Asked::Nobody { answered: 0, voters: chosen.len() };
+        return Asked::Nobody { answered: 0, voters: chosen.len(), removed_by: BTreeSet::new() };
     }
     let mut asked: FuturesUnordered<_> = chosen.iter().map(|peer| ask(peers, *peer)).collect();
     let mut answers = Answers::new();
@@ -142,7 +144,7 @@ pub async fn ask_nodes(peers: &RpcClient, me: PeerId, belief: &Belief, believed:
             return Asked::Master(master);
         }
     }
-    Asked::Nobody { answered: answers.len(), voters: chosen.len() }
+    Asked::Nobody { answered: answers.len(), voters: chosen.len(), removed_by: BTreeSet::new() }
 }
 
 /// Whom a voter takes for the master, and the recovery that it goes by.

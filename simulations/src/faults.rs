@@ -170,7 +170,7 @@ impl fmt::Display for Planned {
 }
 
 /// What faults are aimed at: where an update comes to, where one of its nodes comes to, and what becomes of masters.
-pub const STEPS: [&str; 23] = [
+pub const STEPS: [&str; 26] = [
     // An update's life.
     "queued",
     "asking",
@@ -184,6 +184,7 @@ pub const STEPS: [&str; 23] = [
     "persisting",
     "regressing",
     // A node's part in it.
+    "planned",
     "asked",
     "voted",
     "staged",
@@ -192,6 +193,8 @@ pub const STEPS: [&str; 23] = [
     "go",
     "started",
     "settled",
+    "persisted",
+    "failed",
     "regressed",
     // A node has voted for a new master, or asks to be one.
     "election",
@@ -201,16 +204,32 @@ pub const STEPS: [&str; 23] = [
     "publishing",
 ];
 
-/// Steps that updates seldom come to, or soon leave: faults are aimed at them this much more often.
-const SELDOM: [&str; 10] =
-    ["held", "paused", "verifying", "unpersisted", "persisting", "regressing", "regressed", "election", "deposed", "publishing"];
-const MORE_OFTEN: usize = 4;
+/// How often faults are aimed at steps that updates seldom come to, or soon leave; at the others once.
+const OFTEN: [(&str, usize); 17] = [
+    ("distributing", 3),
+    ("pending", 3),
+    ("ready", 3),
+    ("held", 5),
+    ("paused", 6),
+    ("verifying", 3),
+    ("unpersisted", 3),
+    ("persisting", 8),
+    ("regressing", 8),
+    ("regressed", 4),
+    ("failed", 6),
+    ("persisted", 6),
+    ("asked", 2),
+    ("planned", 2),
+    ("election", 3),
+    ("deposed", 3),
+    ("publishing", 2),
+];
 
 /// Users who crowd around a master that is to have what nobody else has.
 const CROWD: usize = 6;
 
 /// Aimed faults of a run, at least.
-const AIMED: usize = 4;
+const AIMED: usize = 5;
 
 /// Pairs of a step and a fault at which what is durable, or who is master, is in doubt for a moment: more often than by chance, and at once.
 const NARROW: [(&str, &str); 12] = [
@@ -228,10 +247,13 @@ const NARROW: [(&str, &str); 12] = [
     ("publishing", "cut-off"),
 ];
 
+fn how_often(step: &str) -> usize {
+    OFTEN.iter().find(|(often, _)| *often == step).map_or(1, |(_, times)| *times)
+}
+
 /// Each step as often as faults are aimed at it.
 fn aims() -> Vec<&'static str> {
-    let times = |step: &&'static str| if SELDOM.contains(step) { MORE_OFTEN } else { 1 };
-    STEPS.iter().flat_map(|step| std::iter::repeat_n(*step, times(step))).collect()
+    STEPS.iter().flat_map(|step| std::iter::repeat_n(*step, how_often(step))).collect()
 }
 
 /// Draws the faults of a run over so much time. What is aimed goes through all pairs of a step and a kind of fault, from seed to seed.
@@ -248,8 +270,8 @@ pub fn draw(rng: &mut StdRng, seed: u64, nodes: usize, load: Duration) -> (Vec<P
             let pair = if at < AIMED { first.wrapping_add(at) % pairs } else { rng.random_range(0..pairs) };
             // So that one run meets one kind of fault at several steps.
             let (step, kind) = (steps[pair % steps.len()], Fault::KINDS[pair / steps.len()]);
-            let after = Duration::from_millis(rng.random_range(0..millis / 2));
-            let at_once = if SELDOM.contains(&step) { 0.8 } else { 0.5 };
+            let after = Duration::from_millis(rng.random_range(0..millis / 3));
+            let at_once = if how_often(step) > 1 { 0.8 } else { 0.5 };
             let then = if rng.random_bool(at_once) { Duration::ZERO } else { Duration::from_millis(rng.random_range(0..120)) };
             Planned { when: When::Step { after, step, then }, fault: one(rng, kind, nodes) }
         })

@@ -75,9 +75,20 @@ fn likes(faults: &[Planned]) -> Likes {
     let mut likes = Likes::default();
     for planned in faults {
         match planned.when {
-            When::Step { step: "unpersisted" | "persisting", .. } => likes.ephemeral = 0.6,
-            When::Step { step: "paused", .. } => likes.pause = 0.5,
-            When::Step { step: "regressing" | "regressed", .. } => likes.regress = 0.4,
+            When::Step { step: "unpersisted" | "persisting" | "persisted", .. } => {
+                likes.ephemeral = 0.7;
+                likes.persist = 0.9;
+            }
+            When::Step { step: "paused", .. } => {
+                likes.pause = 0.6;
+                likes.haste = true;
+            }
+            When::Step { step: "held" | "failed", .. } => likes.hold = 0.7,
+            When::Step { step: "regressing" | "regressed", .. } => {
+                likes.regress = 0.3;
+                likes.cancel = 0.3;
+                likes.haste = true;
+            }
             When::Step { step: "publishing", .. } => likes.publish = 0.3,
             _ => {}
         }

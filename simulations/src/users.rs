@@ -91,16 +91,34 @@ pub struct Users {
 #[derive(Debug, Clone, Copy)]
 pub struct Likes {
     pub ephemeral: f64,
+    /// To keep what is ephemeral, where they look after it.
+    pub persist: f64,
     pub pause: f64,
+    /// To cancel what has begun to change nodes.
+    pub cancel: f64,
+    /// To have an update stop where it fails.
+    pub hold: f64,
     pub regress: f64,
     pub publish: f64,
     /// To let nodes in, or take them out.
     pub members: f64,
+    /// Whether they look again soon.
+    pub haste: bool,
 }
 
 impl Default for Likes {
     fn default() -> Self {
-        Self { ephemeral: 0.2, pause: 0.1, regress: 0.2, publish: 0.1, members: 0.04 }
+        Self {
+            ephemeral: 0.2,
+            persist: 0.7,
+            pause: 0.1,
+            cancel: 0.1,
+            hold: 0.25,
+            regress: 0.2,
+            publish: 0.1,
+            members: 0.04,
+            haste: false,
+        }
     }
 }
 
@@ -212,7 +230,8 @@ impl Users {
         let mut client = None;
         let mut remembered = Remembered::new();
         while self.stage.get() < Stage::OVER {
-            sleep(Duration::from_millis(rand::random_range(100..3_000))).await;
+            let longest = if self.likes.haste { 1_000 } else { 3_000 };
+            sleep(Duration::from_millis(rand::random_range(100..longest))).await;
             if client.is_none() || rand::random_bool(0.2) {
                 client = self.client().await.ok();
             }
@@ -297,12 +316,15 @@ impl Users {
             (Phase::Vetoed | Phase::Held { .. }, 8..) => Some(decide(update, seen, Decision::Abort)),
             (Phase::Held { .. }, 4..8) => Some(decide(update, seen, Decision::Force { why: "go on".into() })),
             (Phase::Held { .. }, _) => Some(decide(update, seen, Decision::AskAgain)),
-            (Phase::Unpersisted, 0..7) => Some(UserCommand::Persist { update }),
+            (Phase::Unpersisted, _) if rand::random_bool(self.likes.persist) => Some(UserCommand::Persist { update }),
             (Phase::Unpersisted, _) => Some(UserCommand::Cancel { update }),
             (Phase::Paused { .. }, _) => Some(UserCommand::Resume { update }),
             (Phase::Ended { .. }, _) => None,
             (Phase::Wave { .. }, _) if rand::random_bool(self.likes.pause) => Some(UserCommand::Pause { update }),
-            (_, 9) if loaded => Some(UserCommand::Cancel { update }),
+            (Phase::Wave { .. } | Phase::Verifying, _) if rand::random_bool(self.likes.cancel) => {
+                Some(UserCommand::Cancel { update })
+            }
+            (_, 9) => Some(UserCommand::Cancel { update }),
             _ => None,
         };
         match command {

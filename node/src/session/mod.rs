@@ -9,6 +9,7 @@ mod said;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -44,6 +45,7 @@ const DOUBT_AFTER: Duration = Duration::from_millis(700);
 /// A pause after a session that ended at once, so that two nodes which disagree do not do so a thousand times a second.
 const AFTER_REFUSAL: Duration = Duration::from_millis(100);
 const PROBLEM: &str = "recovery";
+const SAID_REMOVED: &str = "removed";
 /// Why an update ends on a node that was removed.
 const WHY_OVER: &str = "this node was removed from the cluster";
 /// The master may be silent for as long as the connection lives.
@@ -295,13 +297,21 @@ impl<A: Acting> Session<A> {
             let mut asked = self.ask().await;
             if matches!(asked, Asked::Nobody { .. }) && Instant::now() >= next {
                 next = Instant::now() + NODES_AFTER.mul_f64(rand::random_range(0.5..1.5));
-                asked = self.ask_nodes().await;
+                if let found @ (Asked::Master(_) | Asked::Recovered(_)) = self.ask_nodes().await {
+                    asked = found;
+                }
             }
             match asked {
-                Asked::Master(master) => return Some(master),
+                Asked::Master(master) => {
+                    self.problems.clear(SAID_REMOVED);
+                    return Some(master);
+                }
                 Asked::Removed => return None,
                 Asked::Recovered(recovery) => drop(self.adopt(&recovery)),
-                Asked::Nobody { answered, voters } => tracing::debug!(answered, voters, "no majority names a master"),
+                Asked::Nobody { answered, voters, removed_by } => {
+                    tracing::debug!(answered, voters, "no majority names a master");
+                    self.say_who_removed(&removed_by);
+                }
             }
             let mut seats = self.seat.clone();
             let jittered = pause.mul_f64(rand::random_range(0.5..1.5));
@@ -311,6 +321,27 @@ impl<A: Acting> Session<A> {
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// Some voters, too few to be believed, say that this node was removed.
+    fn say_who_removed(&self, removed_by: &BTreeSet<PeerId>) {
+        if removed_by.is_empty() {
+            return self.problems.clear(SAID_REMOVED);
+        }
+        let belief = self.belief.watch().borrow().clone();
+        let names: Vec<&str> = belief
+            .voters()
+            .filter(|node| network_peer(&node.peer).is_some_and(|peer| removed_by.contains(&peer)))
+            .map(|node| node.name.as_str())
+            .collect();
+        self.problems.set(
+            SAID_REMOVED,
+            format!(
+                "{} says that this node was removed from the cluster, and too few of the voters known here can be asked whether that is so; if it \
+                 is, bring the machine back with an empty data folder and `tribune join`",
+                names.join(" and ")
+            ),
+        );
     }
 
     /// Asks other nodes than the voters, which may have been replaced while this node was away.

@@ -10,7 +10,7 @@ use super::apply::At;
 use crate::command::{Accepted, Rejection, Response};
 use crate::model::{
     Attempts, Author, ClassName, Generation, LeftOut, NodeName, Outcome, PackageChange, PackageId, PackageName, Phase, Plan,
-    RequestId, Step, Targets, Tombstone, TombstoneKey, Update, UpdateKind, UpdateOptions, UpdateRequest, WayBack,
+    RequestId, Step, Targets, Tombstone, TombstoneKey, Update, UpdateId, UpdateKind, UpdateOptions, UpdateRequest, WayBack,
 };
 
 /// Who begins an update that brings a node to what it should have.
@@ -133,9 +133,21 @@ impl Record {
     /// What was regressed on a node is not installed there again unless someone says so.
     pub(super) fn bury(&mut self, at: At, update: &Update, name: &NodeName) {
         let Some(plan) = update.plan.as_ref().filter(|_| update.way_back == WayBack::Meant) else { return };
-        for package in plan.nodes.get(name).into_iter().flat_map(|plan| &plan.changes).filter_map(|change| change.to) {
-            let key = TombstoneKey { package, node: name.clone() };
-            self.tombstones.put(key, Tombstone { update: Some(update.id), at: at.time });
+        let packages = plan.nodes.get(name).into_iter().flat_map(|plan| &plan.changes).filter_map(|change| change.to);
+        self.bury_all(at, name, packages.collect(), Some(update.id));
+    }
+
+    fn bury_all(&mut self, at: At, name: &NodeName, packages: BTreeSet<PackageId>, update: Option<UpdateId>) {
+        if packages.is_empty() {
+            return;
+        }
+        for package in packages {
+            self.tombstones.put(TombstoneKey { package, node: name.clone() }, Tombstone { update, at: at.time });
+        }
+        // A plan that was made before knows nothing of them.
+        if let Some(mut node) = self.nodes.get(name).cloned() {
+            node.version = at.index;
+            self.nodes.put(name.clone(), node);
         }
     }
 
@@ -146,10 +158,8 @@ impl Record {
             [before].into_iter().chain(node.kept.values()).any(|generation| generation.packages.get(package) == Some(id))
         };
         let left = node.should.iter().filter(|(package, id)| node.current.packages.get(*package) != Some(id) && had(package, id));
-        for package in left.map(|(_, id)| *id).collect::<Vec<_>>() {
-            let key = TombstoneKey { package, node: name.clone() };
-            self.tombstones.put(key, Tombstone { update: None, at: at.time });
-        }
+        let left = left.map(|(_, id)| *id).collect();
+        self.bury_all(at, name, left, None);
     }
 
     fn classes_should_have(&mut self, at: At, update: &Update) {

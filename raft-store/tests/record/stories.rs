@@ -418,6 +418,25 @@ fn a_failure_takes_every_changed_node_back_and_leaves_tombstones() {
 }
 
 #[test]
+fn a_plan_from_before_a_node_was_taken_back_is_made_again_since_it_knows_no_tombstone() {
+    let (mut fleet, request, plan) = fleet();
+    let id = fleet.submit(request.clone(), plan.clone());
+    all_accept(&mut fleet, id);
+    all_staged(&mut fleet, id);
+    fleet.become_ready(id, "b");
+    fleet.change_over(id, "b");
+    fleet.become_ready(id, "c");
+    fleet.tell(MasterCommand::Go { update: id, nodes: nodes(&["c"]) }).unwrap();
+    let empty = Generation::default();
+    fleet.report(id, "c", NodeReport::Regressed { current: empty.clone(), why: Some("unhealthy".into()) }).unwrap();
+    let planned = Plan { read: BTreeMap::from([("node/c".to_owned(), fleet.node("c").version)]), ..plan };
+    fleet.report(id, "b", NodeReport::Regressed { current: empty, why: None }).unwrap();
+    assert_eq!(*fleet.phase(id), ended(Outcome::Regressed));
+    let late = fleet.order(UserCommand::Submit { request }, Some(Evidence::Plan(planned)));
+    assert_eq!(late, Err(Rejection::PlanOutdated { key: "node/c".into() }));
+}
+
+#[test]
 fn a_settled_node_that_goes_away_while_it_should_go_back_ends_it_as_regress_failed() {
     let (mut fleet, request, plan) = fleet();
     let id = fleet.submit(request, plan);

@@ -33,9 +33,11 @@ impl Users {
         let nodes = self.some_nodes().into_iter().map(|node| (node, packages.clone())).collect();
         let options = UpdateOptions {
             strategy: if rand::random_bool(0.5) { RolloutStrategy::Together } else { RolloutStrategy::Rolling },
-            on_failure: *[OnFailure::RegressAll, OnFailure::RegressAll, OnFailure::RegressNode, OnFailure::Hold]
-                .choose(&mut rng)
-                .unwrap_or(&OnFailure::RegressAll),
+            on_failure: match rand::random_bool(self.likes.hold) {
+                true => OnFailure::Hold,
+                false if rand::random_bool(0.3) => OnFailure::RegressNode,
+                false => OnFailure::RegressAll,
+            },
             skip_away: rand::random_bool(0.3),
             again: rand::random_bool(0.7),
             ephemeral: kind == UpdateKind::Install && rand::random_bool(self.likes.ephemeral),
