@@ -53,6 +53,13 @@ pub struct Item {
     pub file: PathBuf,
 }
 
+/// Whether a package's processes are not well once they run.
+pub fn is_unwell(item: &Item) -> bool {
+    let of_item = |version: &&Version<'_>| version.package == item.name && version.version == item.version;
+    let script = VERSIONS.iter().find(of_item).map_or("", |version| version.script);
+    script.contains("health unhealthy") || script.contains("health crash-loop")
+}
+
 /// Builds all of it in a folder.
 ///
 /// # Errors

@@ -170,7 +170,7 @@ impl fmt::Display for Planned {
 }
 
 /// What faults are aimed at: where an update comes to, where one of its nodes comes to, and what becomes of masters.
-pub const STEPS: [&str; 26] = [
+pub const STEPS: [&str; 25] = [
     // An update's life.
     "queued",
     "asking",
@@ -194,7 +194,6 @@ pub const STEPS: [&str; 26] = [
     "started",
     "settled",
     "persisted",
-    "failed",
     "regressed",
     // A node has voted for a new master, or asks to be one.
     "election",
@@ -205,31 +204,35 @@ pub const STEPS: [&str; 26] = [
 ];
 
 /// How often faults are aimed at steps that updates seldom come to, or soon leave; at the others once.
-const OFTEN: [(&str, usize); 17] = [
-    ("distributing", 3),
-    ("pending", 3),
-    ("ready", 3),
-    ("held", 5),
-    ("paused", 6),
-    ("verifying", 3),
-    ("unpersisted", 3),
-    ("persisting", 8),
-    ("regressing", 8),
-    ("regressed", 4),
-    ("failed", 6),
-    ("persisted", 6),
+const OFTEN: [(&str, usize); 19] = [
+    ("distributing", 4),
+    ("pending", 4),
+    ("ready", 4),
+    ("go", 4),
+    ("held", 4),
+    ("paused", 5),
+    ("verifying", 4),
+    ("unpersisted", 4),
+    ("persisting", 6),
+    ("persisted", 5),
+    ("regressing", 6),
+    ("regressed", 3),
+    ("planned", 3),
     ("asked", 2),
-    ("planned", 2),
-    ("election", 3),
-    ("deposed", 3),
-    ("publishing", 2),
+    ("started", 2),
+    ("wave", 2),
+    ("election", 4),
+    ("deposed", 5),
+    ("publishing", 4),
 ];
 
 /// Users who crowd around a master that is to have what nobody else has.
 const CROWD: usize = 6;
 
-/// Aimed faults of a run, at least.
-const AIMED: usize = 5;
+/// Aimed faults of a run. Most of them wait for a step that does not come.
+const AIMED: usize = 9;
+/// From one aim to the next, so that a run's are at different steps. It shares no divisor with how many there are.
+const STRIDE: usize = 37;
 
 /// Pairs of a step and a fault at which what is durable, or who is master, is in doubt for a moment: more often than by chance, and at once.
 const NARROW: [(&str, &str); 12] = [
@@ -256,26 +259,35 @@ fn aims() -> Vec<&'static str> {
     STEPS.iter().flat_map(|step| std::iter::repeat_n(*step, how_often(step))).collect()
 }
 
+/// One pair of a step and a kind of fault after the other: all of them, before one comes again; and those that follow each other have neither
+/// in common.
+fn pair(steps: &[&'static str], at: usize) -> (&'static str, &'static str) {
+    let lap = at / steps.len();
+    (steps[at % steps.len() * STRIDE % steps.len()], Fault::KINDS[(at + lap) % Fault::KINDS.len()])
+}
+
 /// Draws the faults of a run over so much time. What is aimed goes through all pairs of a step and a kind of fault, from seed to seed.
 /// With it comes how many more users crowd around the master.
 pub fn draw(rng: &mut StdRng, seed: u64, nodes: usize, load: Duration) -> (Vec<Planned>, usize) {
     let millis = u64::try_from(load.as_millis()).unwrap_or(1);
-    let aimed = rng.random_range(AIMED..=2 * AIMED);
     let steps = aims();
-    let pairs = steps.len() * Fault::KINDS.len();
     let first = usize::try_from(seed).unwrap_or_default().wrapping_mul(AIMED);
-    let mut planned: Vec<Planned> = (0..aimed)
+    let mut planned: Vec<Planned> = (0..AIMED)
         .map(|at| {
-            // The first go through the pairs in order, the others by chance.
-            let pair = if at < AIMED { first.wrapping_add(at) % pairs } else { rng.random_range(0..pairs) };
-            // So that one run meets one kind of fault at several steps.
-            let (step, kind) = (steps[pair % steps.len()], Fault::KINDS[pair / steps.len()]);
+            let (step, kind) = pair(&steps, first.wrapping_add(at));
             let after = Duration::from_millis(rng.random_range(0..millis / 3));
             let at_once = if how_often(step) > 1 { 0.8 } else { 0.5 };
             let then = if rng.random_bool(at_once) { Duration::ZERO } else { Duration::from_millis(rng.random_range(0..120)) };
             Planned { when: When::Step { after, step, then }, fault: one(rng, kind, nodes) }
         })
         .collect();
+    // A master is deposed only where something parts it from the others.
+    let deposed = |planned: &Planned| matches!(planned.when, When::Step { step: "deposed" | "election", .. });
+    if planned.iter().any(deposed) {
+        let at = Duration::from_millis(rng.random_range(millis / 3..millis / 2));
+        let for_ = Duration::from_millis(rng.random_range(1_500..4_000));
+        planned.push(Planned { when: When::At(at), fault: Fault::CutOff { who: Who::Master, for_ } });
+    }
     let mut crowd = 0;
     match rng.random_range(0..NARROW.len() + 4) {
         pair if pair < NARROW.len() => planned.push(narrow(rng, pair, nodes, millis)),
@@ -364,5 +376,26 @@ fn one(rng: &mut StdRng, kind: &str, nodes: usize) -> Fault {
         "liar" => Fault::Liar { who, for_: after },
         "disk-lost" => Fault::DiskLost { who, after },
         _ => Fault::BitTurned { who, local: rng.random_bool(0.7) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn each_pair_of_a_step_and_a_kind_of_fault_comes_up_as_often_as_it_should() {
+        let steps = aims();
+        let mut met: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+        for at in 0..steps.len() * Fault::KINDS.len() {
+            *met.entry(pair(&steps, at)).or_default() += 1;
+        }
+        for step in STEPS {
+            for kind in Fault::KINDS {
+                assert_eq!(met.get(&(step, kind)), Some(&how_often(step)), "{kind} at {step}");
+            }
+        }
     }
 }

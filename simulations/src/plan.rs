@@ -83,13 +83,14 @@ fn likes(faults: &[Planned]) -> Likes {
                 likes.pause = 0.6;
                 likes.haste = true;
             }
-            When::Step { step: "held" | "failed", .. } => likes.hold = 0.7,
+            When::Step { step: "held", .. } => (likes.hold, likes.unwell) = (0.7, 0.3),
             When::Step { step: "regressing" | "regressed", .. } => {
                 likes.regress = 0.3;
                 likes.cancel = 0.3;
+                likes.unwell = likes.unwell.max(0.2);
                 likes.haste = true;
             }
-            When::Step { step: "publishing", .. } => likes.publish = 0.3,
+            When::Step { step: "publishing", .. } => likes.publish = 0.4,
             _ => {}
         }
     }

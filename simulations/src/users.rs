@@ -96,6 +96,8 @@ pub struct Likes {
     pub pause: f64,
     /// To cancel what has begun to change nodes.
     pub cancel: f64,
+    /// To want what is not well once it runs.
+    pub unwell: f64,
     /// To have an update stop where it fails.
     pub hold: f64,
     pub regress: f64,
@@ -113,6 +115,7 @@ impl Default for Likes {
             persist: 0.7,
             pause: 0.1,
             cancel: 0.1,
+            unwell: 0.0,
             hold: 0.25,
             regress: 0.2,
             publish: 0.1,

@@ -12,7 +12,7 @@ use tribune_raft_store::model::{
 };
 
 use super::Users;
-use crate::catalogue::Item;
+use crate::catalogue::{self, Item};
 
 impl Users {
     /// What somebody wants: some packages on some nodes.
@@ -23,8 +23,10 @@ impl Users {
         let all: Vec<&Item> = self.items.iter().chain(&published).collect();
         let mut packages: BTreeMap<&str, PackageId> = BTreeMap::new();
         if kind == UpdateKind::Install {
+            let unwell: Vec<&Item> = all.iter().copied().filter(|item| catalogue::is_unwell(item)).collect();
             for _ in 0..rand::random_range(1..=3) {
-                if let Some(item) = all.choose(&mut rng) {
+                let from = if rand::random_bool(self.likes.unwell) { &unwell } else { &all };
+                if let Some(item) = from.choose(&mut rng) {
                     packages.insert(&item.name, item.id);
                 }
             }
