@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tribune_planted::{Bug, planted};
 
 use crate::error::{NodeError, file_error};
 
@@ -159,7 +160,19 @@ impl DataFolder {
 /// # Errors
 /// It cannot be made.
 pub fn make_private(folder: &Path) -> Result<(), NodeError> {
-    DirBuilder::new().recursive(true).mode(PRIVATE).create(folder).map_err(file_error("make", folder))
+    let new = folder.ancestors().skip(1).take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists());
+    let named: Vec<&Path> = [folder].into_iter().chain(new).collect();
+    DirBuilder::new().recursive(true).mode(PRIVATE).create(folder).map_err(file_error("make", folder))?;
+    // What is fsynced in a folder whose name is not durable may be gone after a power cut.
+    for folder in named.into_iter().filter(|_| !planted(Bug::FolderNameNotSynced)) {
+        let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        match File::open(parent).and_then(|parent| parent.sync_all()) {
+            // One that nobody but its owner may list: it was there before us.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            synced => synced.map_err(file_error("fsync the folder of", folder))?,
+        }
+    }
+    Ok(())
 }
 
 fn mode(path: &Path) -> Result<u32, NodeError> {

@@ -89,6 +89,8 @@ fn note_panics() {
         if first.is_empty() {
             *first = panic.to_string().replace('\n', " ");
         }
+        // Should it end the whole program, this is all that is left of it.
+        eprintln!("{}", panic.to_string().replace('\n', " "));
     }));
 }
 

@@ -1,10 +1,9 @@
 //! Many runs: a process for each seed, some at a time, and what they came to together.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
 use std::ops::Range;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -107,16 +106,14 @@ pub fn one(program: &Path, seed: u64, without: &[usize], plant: Option<Bug>) -> 
     if let Some(bug) = plant {
         command.args(["--plant", bug.name()]);
     }
-    let mut child =
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().context("starting a run")?;
-    let output = child.stdout.take().context("a run without output")?;
-    let last = BufReader::new(output).lines().map_while(Result::ok).last();
-    let status = child.wait()?;
+    let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().context("starting a run")?;
+    let last = String::from_utf8_lossy(&stdout).lines().last().map(str::to_owned);
     let parsed = last.and_then(|line| serde_json::from_str::<Line>(&line).ok());
+    let said = String::from_utf8_lossy(&stderr).lines().next().unwrap_or("nothing").to_owned();
     Ok(parsed.unwrap_or_else(|| Line {
         seed,
         hash: String::new(),
-        violation: Some(("crash".into(), format!("the run ended with {status} and said nothing"))),
+        violation: Some(("crash".into(), format!("the run ended with {status} and said: {said}"))),
         virtual_seconds: 0.0,
         updates: 0,
         met: Vec::new(),

@@ -373,7 +373,8 @@ impl Users {
         }
     }
 
-    async fn let_in(&self, user: usize, client: &mut Client, node: &str) {
+    /// Lets a node in, or in again.
+    pub async fn let_in(&self, user: usize, client: &mut Client, node: &str) {
         let (token, command) = token_for(node);
         if let Saw::Done(_) = self.order(user, client, command).await {
             let mut shared = self.common.lock();

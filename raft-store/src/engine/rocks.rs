@@ -3,6 +3,7 @@
 //! One idea: its settings are those of a small daemon that must lose nothing. Buffers and files are few, because an
 //! idle node's memory counts; a damaged log is an error at the next start, because silence would lose entries.
 
+use std::fs::File;
 use std::path::Path;
 
 use rocksdb::{
@@ -48,6 +49,10 @@ impl RocksEngine {
         let default = ColumnFamilyDescriptor::new("default", family_options(&cache));
         let db = DB::open_cf_descriptors(&options, folder, families.into_iter().chain([default]))
             .map_err(|e| open_error(folder, &e))?;
+        // RocksDB makes what is in its folder durable, and not the folder's own name.
+        let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let named = File::open(parent).and_then(|parent| parent.sync_all());
+        named.map_err(|error| EngineError::Open { folder: folder.to_owned(), why: format!("fsync of its parent: {error}") })?;
         Ok(Self { db })
     }
 

@@ -66,6 +66,7 @@ bugs! {
     GenerationCurrentBeforeSettled = 23, "generation-current-before-settled", "New modules are what a restart starts before they have held.";
     StaleFenceAccepted = 24, "stale-fence-accepted", "A node obeys whoever says it is master, of whatever term, and a master says so that has lost the voters.";
     DamagedModuleStaged = 25, "damaged-module-staged", "A module whose bytes have changed is staged all the same.";
+    FolderNameNotSynced = 27, "folder-name-not-synced", "The name of a new folder is not durable, though what is in it is.";
     GoPastOwnVeto = 26, "go-past-own-veto", "A go is taken by a node that has heard a veto since it was ready.";
 }
 

@@ -83,6 +83,8 @@ pub enum Statement {
     Fault(When, Fault),
     /// A node is taken out of the cluster.
     Remove(usize),
+    /// A node whose disk was lost takes its own place.
+    LetIn(usize),
     Until(Until),
     Wait(Duration),
     Heal,

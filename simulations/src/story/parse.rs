@@ -74,6 +74,7 @@ impl Story {
                 Statement::Fault(When::Step { after: FROM_NOW, step, then: Duration::ZERO }, self.fault(fault.trim())?)
             }
             "remove" => Statement::Remove(self.node(rest)?),
+            "let-in" => Statement::LetIn(self.node(rest)?),
             "until" if rest == "quiet" => Statement::Until(Until::Quiet),
             "until" => Statement::Until(Until::Phase(rest.to_owned())),
             "wait" => Statement::Wait(span(rest)?),
@@ -94,12 +95,13 @@ impl Story {
             "cut-power" => Fault::PowerCut { who: self.who(whom)?, after: for_ },
             "cut-off" => Fault::CutOff { who: self.who(whom)?, for_ },
             "part" => Fault::Partition { side: self.some_nodes(whom)?, for_ },
+            "lose-disk" => Fault::DiskLost { who: self.who(whom)?, after: for_ },
             "turn-a-bit" => Fault::BitTurned { who: self.who(whom)?, local: true },
             "slow" => Fault::Slow { most: span(whom)?, for_ },
             _ => {
                 return Err(format!(
                     "there is no statement or fault {word:?}; there are submit, regress, decide, cancel, persist, pause, resume, remove, \
-                     when, until, wait, heal, show; kill, cut-power, cut-off, part, turn-a-bit, slow"
+                     let-in, when, until, wait, heal, show; kill, cut-power, cut-off, part, lose-disk, turn-a-bit, slow"
                 ));
             }
         })

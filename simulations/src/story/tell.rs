@@ -138,6 +138,11 @@ impl Teller {
                 self.users.common.lock().peers.remove(&name);
                 self.client = Some(self.users.client().await?);
             }
+            Statement::LetIn(node) => {
+                let name = self.users.nodes[node].clone();
+                let client = self.client.as_mut().context("nobody to speak to")?;
+                self.users.let_in(0, client, &name).await;
+            }
             Statement::Heal => self.tale.want(Wanted::Heal),
             Statement::Wait(time) => sleep(time).await,
             Statement::Until(until) => self.wait_for(&until).await?,

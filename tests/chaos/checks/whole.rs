@@ -31,6 +31,8 @@ pub fn each_update(evidence: &mut Evidence<'_>) -> Result<()> {
                 "aborted" | "rejected" => !is_new && progress["changed"] == false,
                 "regressed" => !is_new,
                 "completed_in_part" => is_new || chosen || progress["gone"] == true,
+                // Of a node that a user takes out of the cluster nobody hears whether it went back.
+                "regress_failed" => progress["gone"] == true || step == "regressed" || progress["changed"] == false,
                 _ => false,
             };
             ensure!(fits, "{update} is {outcome}, and {node} {step}: {}", shown["reason"]);
