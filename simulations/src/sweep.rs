@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use tribune_planted::Bug;
 
-use crate::faults::Fault;
+use crate::faults::{Fault, STEPS};
 use crate::plan::Plan;
 use crate::run::Outcome;
 
@@ -160,15 +160,16 @@ pub fn shrink(seed: u64, plant: Option<Bug>) -> Result<Smaller> {
     Ok(Smaller { faults: kept.map(|(_, fault)| fault.to_string()).collect(), without })
 }
 
-/// The table of which states met which faults, and how often.
+/// The table of which steps met which faults, and how often. What a fault itself makes of a node, *away* or *failed*, is no step that one is
+/// aimed at.
 pub fn table(lines: &[Line]) -> String {
     let mut met: BTreeMap<&str, BTreeMap<&str, u64>> = BTreeMap::new();
     for line in lines {
-        for (state, fault, count) in &line.met {
+        for (state, fault, count) in line.met.iter().filter(|(state, ..)| STEPS.contains(&state.as_str())) {
             *met.entry(state).or_default().entry(fault).or_default() += count;
         }
     }
-    let mut table = format!("| state | {} |\n| --- |{}\n", Fault::KINDS.join(" | "), " --- |".repeat(Fault::KINDS.len()));
+    let mut table = format!("| step | {} |\n| --- |{}\n", Fault::KINDS.join(" | "), " --- |".repeat(Fault::KINDS.len()));
     for (state, faults) in met {
         let counts: Vec<String> = Fault::KINDS.iter().map(|kind| faults.get(kind).copied().unwrap_or(0).to_string()).collect();
         table.push_str(&format!("| {state} | {} |\n", counts.join(" | ")));
