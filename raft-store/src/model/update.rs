@@ -161,11 +161,12 @@ pub enum WayBack {
 
 impl Update {
     /// Whether it is over for a node, though not yet everywhere. So it is for one that is there no more: whoever came in its place
-    /// never heard of it. And for one where nothing of an ephemeral update runs or will, once that holds nothing together any more.
+    /// never heard of it. And for one where nothing of an ephemeral update runs or will, once that holds nothing together any more; but one
+    /// that never began hears how it ended when the others are back.
     pub fn over_for(&self, node: &NodeName) -> bool {
         let Some(progress) = self.nodes.get(node) else { return false };
         let apart = matches!(self.phase, Phase::Verifying | Phase::Unpersisted | Phase::Persisting | Phase::Regressing);
-        let never_began = !progress.changed && progress.step > Step::Settled;
+        let never_began = !progress.changed && progress.step > Step::Settled && self.phase != Phase::Regressing;
         progress.gone || (self.request.options.ephemeral && apart && (progress.step == Step::Regressed || never_began))
     }
 
