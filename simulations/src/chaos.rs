@@ -355,14 +355,18 @@ impl Chaos {
         if !self.one_way.is_empty() {
             return;
         }
-        for (a, b) in &links {
-            let times = self.apart.entry((a.clone(), b.clone())).or_default();
+        self.hold(cluster, &links);
+        self.heals.push((until, Heal::Join(links)));
+    }
+
+    fn hold(&mut self, cluster: &mut Cluster<'_>, links: &[Link]) {
+        for held in links {
+            let times = self.apart.entry(held.clone()).or_default();
             *times += 1;
             if *times == 1 {
-                cluster.sim.hold(a.as_str(), b.as_str());
+                cluster.sim.hold(held.0.as_str(), held.1.as_str());
             }
         }
-        self.heals.push((until, Heal::Join(links)));
     }
 
     fn mend(&mut self, cluster: &mut Cluster<'_>, heal: Heal) {
@@ -387,13 +391,8 @@ impl Chaos {
             }
             Heal::Part(node) => {
                 if self.one_way.is_empty() {
-                    for (a, b) in self.links(node) {
-                        let times = self.apart.entry((a.clone(), b.clone())).or_default();
-                        *times += 1;
-                        if *times == 1 {
-                            cluster.sim.hold(a, b);
-                        }
-                    }
+                    let links = self.links(node);
+                    self.hold(cluster, &links);
                 }
             }
             Heal::FastDisk(node) => cluster.places[node].machine.slow_down(Duration::ZERO),

@@ -166,6 +166,18 @@ fn a_node_that_restarts_or_fails_while_others_install_does_not_hold_them_up() {
 }
 
 #[test]
+fn a_node_that_never_began_is_in_an_update_that_goes_back_until_the_others_are_back() {
+    let (mut fleet, id) = staged(UpdateOptions::default());
+    starts(&mut fleet, id, "a");
+    fleet.report(id, "a", runs(&fleet, id, "a")).unwrap();
+    fleet.report(id, "b", NodeReport::Failed { step: Step::Pending, why: "it was not ready".into() }).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Regressing);
+    assert!(!fleet.update(id).over_for(&node("b")), "its processes would hear another end than those of the others");
+    fleet.report(id, "a", back(None)).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Ended { outcome: Outcome::Regressed });
+}
+
+#[test]
 fn only_what_runs_until_a_restart_can_be_persisted_or_undone_by_one() {
     let mut fleet = Fleet::new(&["a"]);
     let app = manifest("app", "1.0.0", json!({}), &[json!({ "name": "main" })]);

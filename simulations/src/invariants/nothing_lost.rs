@@ -1,14 +1,8 @@
 //! An acknowledged submission is never lost while at most a minority of the voters is (DESIGN, section 3).
 
-use tribune_raft_store::model::{Node, RaftRole};
-
 use super::Invariant;
 use crate::history::History;
 use crate::seen::Seen;
-
-fn is_voter(node: &Node) -> bool {
-    matches!(node.raft, RaftRole::Voter { .. })
-}
 
 #[derive(Debug)]
 pub struct NothingLost;
@@ -29,8 +23,7 @@ impl Invariant for NothingLost {
                 return Err(format!("{update} was acknowledged, and is not in the record"));
             }
         }
-        let voters: Vec<&str> =
-            truth.state.nodes().values().filter(|node| is_voter(node)).map(|node| node.name.as_str()).collect();
+        let voters = seen.voters();
         for package in history.published() {
             let Some(kept) = truth.state.packages().get(&package) else {
                 return Err(format!("package {} was acknowledged, and is not in the record", package.short()));

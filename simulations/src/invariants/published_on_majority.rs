@@ -1,7 +1,5 @@
 //! An upload is acknowledged when its blobs are on disk in the package store of a majority of the voters (DESIGN, section 3).
 
-use tribune_raft_store::model::RaftRole;
-
 use super::Invariant;
 use crate::seen::Seen;
 
@@ -26,13 +24,7 @@ impl Invariant for PublishedOnMajority {
         if before.state.packages().len() == now.state.packages().len() {
             return Ok(());
         }
-        let voters: Vec<&str> = now
-            .state
-            .nodes()
-            .values()
-            .filter(|node| matches!(node.raft, RaftRole::Voter { .. }))
-            .map(|node| node.name.as_str())
-            .collect();
+        let voters = seen.voters();
         for (id, package) in now.state.packages().iter().filter(|(id, _)| !before.state.packages().contains(id)) {
             for module in &package.manifest.modules {
                 let have = voters.iter().filter(|voter| seen.holds(voter, &module.signature)).count();
