@@ -28,7 +28,7 @@ const VERSIONS: &[Version<'static>] = &[
     Version { package: "middle", version: "1.1.0", script: "", fields: MIDDLE },
     Version { package: "middle", version: "1.2.0", script: "health unhealthy", fields: MIDDLE },
     Version { package: "middle", version: "1.3.0", script: "health frail", fields: MIDDLE },
-    Version { package: "app", version: "1.0.0", script: "", fields: APP },
+    Version { package: "app", version: "1.0.0", script: "vote wary", fields: APP },
     Version { package: "app", version: "1.1.0", script: "vote late-veto", fields: APP },
     Version { package: "app", version: "1.2.0", script: "vote moody\nready late", fields: APP },
     Version { package: "app", version: "1.3.0", script: "health crash-loop", fields: APP },

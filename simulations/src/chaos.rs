@@ -66,7 +66,7 @@ pub struct Chaos {
     /// Machines that are held apart, and how often.
     apart: BTreeMap<Link, u32>,
     one_way: BTreeSet<usize>,
-    /// Whether something was lost for good.
+    /// Whether something was lost for good: on one node only in a run, for a majority must have what is acknowledged.
     lost: bool,
     /// The term of each node when it was last looked at, and whether it was master.
     terms: BTreeMap<usize, (u64, bool)>,
@@ -136,11 +136,15 @@ impl Chaos {
         let (ripe, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.due).into_iter().partition(|due| due.at <= now);
         self.due = later;
         for Due { fault, mover, beside, .. } in ripe {
-            for state in states(seen).into_iter().chain(beside.map(str::to_owned)) {
-                *met.entry((state, fault.kind())).or_default() += 1;
-            }
             self.trace.note("fault", fault.to_string());
-            self.inflict(cluster, seen, fault, mover);
+            let kind = fault.kind();
+            if !self.inflict(cluster, seen, fault, mover) {
+                self.trace.note("fault", "it does not come: there is nothing for it to hit now");
+                continue;
+            }
+            for state in states(seen).into_iter().chain(beside.map(str::to_owned)) {
+                *met.entry((state, kind)).or_default() += 1;
+            }
         }
         let (ripe, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.heals).into_iter().partition(|(at, _)| *at <= now);
         self.heals = later;
@@ -184,88 +188,42 @@ impl Chaos {
         }
     }
 
-    fn inflict(&mut self, cluster: &mut Cluster<'_>, seen: &Seen, fault: Fault, mover: Option<usize>) {
+    /// Lets a fault come; false if it cannot, or changes nothing.
+    fn inflict(&mut self, cluster: &mut Cluster<'_>, seen: &Seen, fault: Fault, mover: Option<usize>) -> bool {
         let now = seen.at;
         match fault {
-            Fault::Killed { who, after } => {
-                if let Some(node) = self.whom(seen, who, mover) {
-                    self.kill(cluster, node, now + after);
-                }
-            }
-            Fault::PowerCut { who, after } => {
-                if let Some(node) = self.whom(seen, who, mover) {
-                    self.cut(cluster, node, now + after);
-                }
-            }
             Fault::Partition { side, for_ } => {
                 let others: Vec<usize> = (0..self.nodes).filter(|node| !side.contains(node)).collect();
                 let links = side.iter().flat_map(|a| others.iter().map(move |b| link(&name(*a), &name(*b)))).collect();
-                self.part(cluster, links, now + for_);
-            }
-            Fault::CutOff { who, for_ } => {
-                if let Some(node) = self.whom(seen, who, mover) {
-                    let links = self.links(node);
-                    self.part(cluster, links, now + for_);
-                }
-            }
-            Fault::Hung { who, for_ } => {
-                if let Some(node) = self.whom(seen, who, mover) {
-                    let users = (1..=self.users).map(|user| link(&format!("user{user}"), &name(node)));
-                    let links = users.chain([link("reader", &name(node))]).chain(self.links(node)).collect();
-                    self.part(cluster, links, now + for_);
-                }
+                self.part(cluster, links, now + for_)
             }
             Fault::Apart { for_ } => {
-                if let Some(master) = self.master(seen) {
-                    let master = name(master);
-                    let others = seen.voters().into_iter().filter(|voter| *voter != master);
-                    let links = others.map(|voter| link(&voter, &master)).collect();
-                    self.part(cluster, links, now + for_);
-                }
-            }
-            Fault::SlowDisk { who, takes, for_ } => {
-                if let Some(node) = self.whom(seen, who, mover) {
-                    cluster.places[node].machine.slow_down(takes);
-                    self.heals.push((now + for_, Heal::FastDisk(node)));
-                }
-            }
-            Fault::DiskFull { who, for_ } => {
-                if let Some(node) = self.whom(seen, who, mover) {
-                    cluster.places[node].machine.fill();
-                    self.heals.push((now + for_, Heal::Room(node)));
-                }
-            }
-            Fault::Liar { who, for_ } => {
-                if let Some(node) = self.whom(seen, who, mover) {
-                    wire::lie(cluster.sim.lookup(name(node)));
-                    self.heals.push((now + for_, Heal::Honest(node)));
-                }
+                let Some(master) = self.master(seen).map(name) else { return false };
+                let others = seen.in_raft().into_iter().filter(|node| *node != master);
+                let links = others.map(|node| link(&node, &master)).collect();
+                self.part(cluster, links, now + for_)
             }
             Fault::OneWay { node, for_ } => {
-                if self.apart.is_empty() && self.one_way.insert(node) {
-                    for other in (0..self.nodes).filter(|other| *other != node) {
-                        cluster.sim.partition_oneway(name(node), name(other));
-                    }
-                    self.heals.push((now + for_, Heal::Hear(node)));
+                if !self.apart.is_empty() || !self.one_way.insert(node) {
+                    return false;
                 }
+                for other in (0..self.nodes).filter(|other| *other != node) {
+                    cluster.sim.partition_oneway(name(node), name(other));
+                }
+                self.heals.push((now + for_, Heal::Hear(node)));
+                true
             }
             Fault::Flapping { node, times, each } => {
                 for time in 0..times {
                     self.heals.push((now + each * (2 * time), Heal::Part(node)));
                     self.heals.push((now + each * (2 * time + 1), Heal::Join(self.links(node))));
                 }
+                true
             }
             Fault::Slow { most, for_ } => {
                 cluster.sim.set_max_message_latency(most);
                 self.heals.push((now + for_, Heal::Fast));
-            }
-            Fault::Lossy { who, most, for_ } => {
-                if let Some(node) = self.whom(seen, who, mover) {
-                    for other in (0..self.nodes).filter(|other| *other != node) {
-                        cluster.sim.set_link_max_message_latency(name(node), name(other), most);
-                    }
-                    self.heals.push((now + for_, Heal::Sound(node)));
-                }
+                true
             }
             Fault::Dropped => {
                 for user in 1..=self.users {
@@ -273,26 +231,82 @@ impl Chaos {
                         break_between(cluster.sim.lookup(format!("user{user}")), cluster.sim.lookup(name(node)));
                     }
                 }
+                true
             }
-            Fault::BitTurned { who, local } => {
-                if let Some(node) = self.whom(seen, who, mover).filter(|_| self.may_lose()) {
-                    self.turn_a_bit(cluster, seen, node, local);
-                }
-            }
-            Fault::DiskLost { who, after } => {
-                let node = self.whom(seen, who, mover).filter(|node| !self.down.contains(node) && seen.is_member(&name(*node)));
-                let may = !cluster.common.lock().one_is_gone;
-                if let Some(node) = node.filter(|_| may && self.may_lose()) {
-                    self.lose_disk(cluster, node);
-                    self.heals.push((now + after, Heal::Start(node)));
-                }
-            }
+            Fault::Killed { who, .. }
+            | Fault::ProcessesKilled { who }
+            | Fault::PowerCut { who, .. }
+            | Fault::CutOff { who, .. }
+            | Fault::Lossy { who, .. }
+            | Fault::BitTurned { who, .. }
+            | Fault::Hung { who, .. }
+            | Fault::SlowDisk { who, .. }
+            | Fault::DiskFull { who, .. }
+            | Fault::Liar { who, .. }
+            | Fault::DiskLost { who, .. } => match self.whom(seen, who, mover) {
+                Some(node) => self.hit(cluster, seen, &fault, node),
+                None => false,
+            },
         }
     }
 
-    /// Something is lost for good on one node only in a run: a majority must have what is acknowledged.
-    fn may_lose(&mut self) -> bool {
-        !std::mem::replace(&mut self.lost, true)
+    /// Lets a fault come that hits one node; false if it cannot, or changes nothing.
+    fn hit(&mut self, cluster: &mut Cluster<'_>, seen: &Seen, fault: &Fault, node: usize) -> bool {
+        let now = seen.at;
+        let machine = cluster.places[node].machine.clone();
+        match fault {
+            Fault::Killed { after, .. } => self.kill(cluster, node, now + *after),
+            Fault::ProcessesKilled { .. } => machine.kill_processes(),
+            Fault::PowerCut { after, .. } => self.cut(cluster, node, now + *after),
+            Fault::CutOff { for_, .. } => {
+                let links = self.links(node);
+                self.part(cluster, links, now + *for_)
+            }
+            Fault::Hung { for_, .. } => {
+                let users = (1..=self.users).map(|user| link(&format!("user{user}"), &name(node)));
+                let links = users.chain([link("reader", &name(node))]).chain(self.links(node)).collect();
+                self.part(cluster, links, now + *for_)
+            }
+            Fault::SlowDisk { takes, for_, .. } => {
+                machine.slow_down(*takes);
+                self.heals.push((now + *for_, Heal::FastDisk(node)));
+                true
+            }
+            Fault::DiskFull { for_, .. } => {
+                machine.fill();
+                self.heals.push((now + *for_, Heal::Room(node)));
+                true
+            }
+            Fault::Liar { for_, .. } => {
+                wire::lie(cluster.sim.lookup(name(node)));
+                self.heals.push((now + *for_, Heal::Honest(node)));
+                true
+            }
+            Fault::Lossy { most, for_, .. } => {
+                for other in (0..self.nodes).filter(|other| *other != node) {
+                    cluster.sim.set_link_max_message_latency(name(node), name(other), *most);
+                }
+                self.heals.push((now + *for_, Heal::Sound(node)));
+                true
+            }
+            Fault::BitTurned { local, .. } => !self.lost && self.turn_a_bit(cluster, seen, node, *local),
+            Fault::DiskLost { after, .. } => {
+                let may = !self.lost && !cluster.common.lock().one_is_gone;
+                if !may || self.down.contains(&node) || !seen.is_member(&name(node)) {
+                    return false;
+                }
+                self.lose_disk(cluster, node);
+                self.heals.push((now + *after, Heal::Start(node)));
+                true
+            }
+            // These hit more than one node.
+            Fault::Partition { .. }
+            | Fault::OneWay { .. }
+            | Fault::Apart { .. }
+            | Fault::Flapping { .. }
+            | Fault::Slow { .. }
+            | Fault::Dropped => false,
+        }
     }
 
     /// Whether every node has still all that it ever had.
@@ -302,6 +316,7 @@ impl Chaos {
 
     /// A node's disk is lost, and it is off.
     pub fn lose_disk(&mut self, cluster: &mut Cluster<'_>, node: usize) {
+        self.lost = true;
         self.turn_off(cluster, node);
         cluster.places[node].machine.lose_disk();
         cluster.common.lock().lose(&name(node));
@@ -323,20 +338,23 @@ impl Chaos {
         }
     }
 
-    fn kill(&mut self, cluster: &mut Cluster<'_>, node: usize, until: Duration) {
-        if !self.down.insert(node) {
-            return;
+    fn kill(&mut self, cluster: &mut Cluster<'_>, node: usize, until: Duration) -> bool {
+        let ran = self.down.insert(node);
+        if ran {
+            cluster.sim.crash(name(node));
+            forget(cluster, node);
+            self.heals.push((until, Heal::Start(node)));
         }
-        cluster.sim.crash(name(node));
-        forget(cluster, node);
-        self.heals.push((until, Heal::Start(node)));
+        ran
     }
 
-    fn cut(&mut self, cluster: &mut Cluster<'_>, node: usize, until: Duration) {
-        if !self.down.contains(&node) {
+    fn cut(&mut self, cluster: &mut Cluster<'_>, node: usize, until: Duration) -> bool {
+        let ran = !self.down.contains(&node);
+        if ran {
             self.turn_off(cluster, node);
             self.heals.push((until, Heal::Start(node)));
         }
+        ran
     }
 
     fn start(&mut self, cluster: &mut Cluster<'_>, node: usize) {
@@ -350,13 +368,14 @@ impl Chaos {
         (0..self.nodes).filter(|other| *other != node).map(|other| link(&name(node), &name(other))).collect()
     }
 
-    fn part(&mut self, cluster: &mut Cluster<'_>, links: Vec<Link>, until: Duration) {
+    fn part(&mut self, cluster: &mut Cluster<'_>, links: Vec<Link>, until: Duration) -> bool {
         // turmoil cannot hold links of which one direction is cut.
-        if !self.one_way.is_empty() {
-            return;
+        let can = self.one_way.is_empty() && !links.is_empty();
+        if can {
+            self.hold(cluster, &links);
+            self.heals.push((until, Heal::Join(links)));
         }
-        self.hold(cluster, &links);
-        self.heals.push((until, Heal::Join(links)));
+        can
     }
 
     fn hold(&mut self, cluster: &mut Cluster<'_>, links: &[Link]) {

@@ -1,17 +1,23 @@
 //! What a run is made of: drawn from its seed before it begins, or told by a story.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
-use crate::faults::{self, Planned, When};
+use crate::faults::draw::{self, Scene};
+use crate::faults::{Planned, When};
 use crate::story::Story;
 use crate::users::Likes;
 
 /// How long a story may take.
 const TOLD_WITHIN: Duration = Duration::from_secs(1_200);
+/// How many nodes a cluster has at least.
+const FEWEST: usize = 3;
+/// How likely a node beyond these is one that never votes.
+const NEVER_VOTES: f64 = 0.4;
 /// In how many runs a majority of the voters is lost in the end.
 const DISASTERS: f64 = 0.35;
 /// How many seconds the users want things, and things go wrong.
@@ -24,6 +30,8 @@ pub struct Plan {
     pub nodes: usize,
     /// Machines whose nodes may join later.
     pub spares: usize,
+    /// Nodes that never vote, by number.
+    pub members: BTreeSet<usize>,
     pub users: usize,
     /// Further users, who want little things of the master again and again.
     pub crowd: usize,
@@ -42,23 +50,31 @@ impl Plan {
     /// The run of a seed.
     pub fn of(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let nodes = *[3, 3, 3, 3, 4, 4, 5, 5, 5, 5, 7, 8].choose(&mut rng).unwrap_or(&3);
+        let scene = Scene::draw(&mut rng);
+        let sizes: &[usize] =
+            if scene == Scene::TwoMasters { &[4, 4, 5, 5, 7, 8] } else { &[3, 3, 3, 3, 4, 4, 5, 5, 5, 5, 7, 8] };
+        let nodes = *sizes.choose(&mut rng).unwrap_or(&FEWEST);
         let spares = *[0, 0, 1, 1].choose(&mut rng).unwrap_or(&0);
+        let mut members: BTreeSet<usize> = (FEWEST..nodes + spares).filter(|_| rng.random_bool(NEVER_VOTES)).collect();
+        if scene == Scene::TwoMasters {
+            members.insert(draw::last(nodes));
+        }
         let users = rng.random_range(1..=3);
         let load = Duration::from_secs(rng.random_range(LOAD));
-        let (faults, crowd) = faults::draw(&mut rng, seed, nodes, load);
+        let faults = draw::draw(&mut rng, seed, scene, nodes, load);
         let likes = likes(&faults);
         let disaster = rng.random_bool(DISASTERS);
-        Self { seed, nodes, spares, users, crowd, load, faults, likes, disaster, story: None }
+        Self { seed, nodes, spares, members, users, crowd: scene.crowd(), load, faults, likes, disaster, story: None }
     }
 
     /// The run that tells a story.
     pub fn telling(story: Story) -> Self {
-        let (nodes, faults, likes) = (story.nodes, Vec::new(), Likes::default());
+        let (nodes, members, faults, likes) = (story.nodes, story.members.clone(), Vec::new(), Likes::default());
         Self {
             seed: 1,
             nodes,
             spares: 0,
+            members,
             users: 0,
             crowd: 0,
             load: TOLD_WITHIN,

@@ -142,13 +142,8 @@ fn play_here(plan: Plan) -> Result<Outcome> {
     let _clocks = mad_turmoil::time::SimClocksGuard::init();
     let trace = Trace::default();
     let mut rng = StdRng::seed_from_u64(plan.seed ^ 0x7472_6962);
-    let never = |at: usize, rng: &mut StdRng| match &plan.story {
-        Some(story) => story.members.contains(&at),
-        None => at > 2 && rng.random_bool(0.4),
-    };
-    let preferences: Vec<VoterPreference> = (0..plan.nodes + plan.spares)
-        .map(|at| if never(at, &mut rng) { VoterPreference::Never } else { VoterPreference::May })
-        .collect();
+    let preference = |at: usize| if plan.members.contains(&at) { VoterPreference::Never } else { VoterPreference::May };
+    let preferences: Vec<VoterPreference> = (0..plan.nodes + plan.spares).map(preference).collect();
     // Some clusters make snapshots often, so that who lags gets one.
     let raft = match rng.random_bool(0.5) {
         true => RaftSettings { snapshot_every: 40, keep_entries: 10, ..RaftSettings::default() },

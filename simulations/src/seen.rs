@@ -131,6 +131,13 @@ impl Seen {
         voters.map(|node| node.name.to_string()).collect()
     }
 
+    /// The nodes that have a part in Raft, as the record has them.
+    pub fn in_raft(&self) -> Vec<String> {
+        let Some(truth) = &self.truth else { return Vec::new() };
+        let nodes = truth.state.nodes().values().filter(|node| node.raft != RaftRole::Member);
+        nodes.map(|node| node.name.to_string()).collect()
+    }
+
     /// Whether a node has a module in its package store, on disk.
     pub fn holds(&self, node: &str, signature: &Signature) -> bool {
         let hex = signature.to_string();

@@ -12,8 +12,8 @@ use crate::cluster::Cluster;
 use crate::seen::Seen;
 
 impl Chaos {
-    /// Turns a bit in a blob; in one that an open update is about to run there, if the node has one.
-    pub(super) fn turn_a_bit(&self, cluster: &Cluster<'_>, seen: &Seen, node: usize, local: bool) {
+    /// Turns a bit in a blob; in one that an open update is about to run there, if the node has one. False if it has no blob at all.
+    pub(super) fn turn_a_bit(&mut self, cluster: &Cluster<'_>, seen: &Seen, node: usize, local: bool) -> bool {
         let machine = &cluster.places[node].machine;
         let mut blobs = Vec::new();
         find_blobs(&machine.folder.join(if local { "local/modules" } else { "packages" }), &mut blobs);
@@ -25,14 +25,16 @@ impl Chaos {
         };
         let about: Vec<PathBuf> = blobs.iter().filter(named).cloned().collect();
         let from = if about.is_empty() { blobs } else { about };
-        let Some(blob) = from.get(usize::from(rand::random::<u16>()) % from.len().max(1)) else { return };
-        let Ok(mut bytes) = fs::read(blob) else { return };
+        let Some(blob) = from.get(usize::from(rand::random::<u16>()) % from.len().max(1)) else { return false };
+        let Ok(mut bytes) = fs::read(blob) else { return false };
         if let Some(byte) = bytes.first_mut() {
             *byte ^= 1;
         }
         let written = fs::set_permissions(blob, fs::Permissions::from_mode(0o644)).and_then(|()| fs::write(blob, &bytes));
         machine.lock().damaged.insert(blob.clone(), seen.at);
+        self.lost = true;
         self.trace.note(&name(node), format!("a bit of {} is turned: {}", blob.display(), written.is_ok()));
+        true
     }
 }
 

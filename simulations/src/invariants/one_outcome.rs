@@ -1,8 +1,9 @@
 //! Every process that was asked learns the outcome, and never two different ones (DESIGN, section 5).
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
-use tribune_raft_store::model::UpdateId;
+use tribune_process::protocol::Outcome as Heard;
+use tribune_raft_store::model::{NodeProgress, Outcome, Phase, Update};
 
 use super::Invariant;
 use crate::history::History;
@@ -32,24 +33,45 @@ impl Invariant for OneOutcome {
     }
 
     fn at_rest(&mut self, seen: &Seen, _: &History) -> Result<(), String> {
-        let ended: BTreeSet<String> = seen
-            .updates()
+        let updates = seen.updates();
+        let ended: BTreeMap<String, (&Update, Outcome)> = updates
             .iter()
-            .filter(|(_, update)| update.phase.ended())
-            .map(|(id, _): (&UpdateId, _)| id.to_string())
+            .filter_map(|(id, update)| match update.phase {
+                Phase::Ended { outcome } => Some((id.to_string(), (*update, outcome))),
+                _ => None,
+            })
             .collect();
         for node in seen.nodes.iter().filter(|node| seen.is_member(&node.name)) {
             let inner = node.machine.lock();
-            for ((process, update), told) in &inner.told {
+            for ((process, id), told) in &inner.told {
+                let Some((update, outcome)) = ended.get(id) else { continue };
                 let lives = inner.alive.get(&process.pid) == Some(process);
-                if told.proposed.is_some() && lives && ended.contains(update) && told.outcomes.is_empty() {
-                    return Err(format!(
-                        "{process} on {} was asked about {update}, which is over, and never heard how",
-                        node.name
-                    ));
+                if told.proposed.is_some() && lives && told.outcomes.is_empty() {
+                    return Err(format!("{process} on {} was asked about {id}, which is over, and never heard how", node.name));
+                }
+                let part = update.nodes.iter().find(|(name, _)| name.as_str() == node.name).map(|(_, part)| part);
+                let heard =
+                    told.outcomes.first().filter(|heard| part.is_some_and(|part| !is_end(update, part, *outcome, **heard)));
+                if let Some(heard) = heard {
+                    return Err(format!("{process} on {} heard that {id} is {heard:?}, and it is {outcome}", node.name));
                 }
             }
         }
         Ok(())
+    }
+}
+
+/// Whether a process of a node may hear this of an update with that end. A node without which the others went on has an end of its own.
+fn is_end(update: &Update, node: &NodeProgress, outcome: Outcome, heard: Heard) -> bool {
+    let own = update.request.options.ephemeral && !matches!(outcome, Outcome::Aborted | Outcome::Regressed | Outcome::Rejected);
+    match heard {
+        _ if node.gone => true,
+        Heard::Completed => outcome == Outcome::Completed,
+        Heard::CompletedInPart => outcome == Outcome::CompletedInPart,
+        Heard::CompletedWithDiscrepancies => outcome == Outcome::CompletedWithDiscrepancies,
+        Heard::Aborted => matches!(outcome, Outcome::Aborted | Outcome::Rejected) || (own && !node.changed),
+        Heard::Regressed => outcome == Outcome::Regressed || (own && node.changed),
+        Heard::RegressFailed => outcome == Outcome::RegressFailed,
+        Heard::Other => false,
     }
 }

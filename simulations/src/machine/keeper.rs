@@ -50,6 +50,7 @@ impl Machine {
         kid.script = bytes.as_deref().map(Script::parse).unwrap_or_default();
         let refused = kid.spec.file.as_ref().and_then(|file| file.verify().err());
         kid.phase = Phase::Running { process, since: now() };
+        kid.killed = false;
         kid.changed.send_modify(|count| *count += 1);
         if let Some(why) = refused {
             drop(inner);
@@ -131,6 +132,7 @@ impl Machine {
                 endings: Vec::new(),
                 count: 0,
                 script: Script::default(),
+                killed: false,
                 changed: watch::Sender::new(0),
             };
             inner.kids.insert(id.clone(), kid);

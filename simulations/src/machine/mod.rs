@@ -58,6 +58,8 @@ pub struct Kid {
     pub endings: Vec<Ending>,
     pub count: u32,
     pub script: Script,
+    /// Its process is killed, and ends when its task is told.
+    pub killed: bool,
     /// Tells the task that brings its script on that the phase changed.
     pub changed: watch::Sender<u64>,
 }
@@ -224,6 +226,17 @@ impl Machine {
         inner.run += 1;
         inner.booted = now();
         inner.exits.send_modify(|count| *count += 1);
+    }
+
+    /// All processes that run are killed, as by `kill -9`. False if none runs.
+    pub fn kill_processes(&self) -> bool {
+        let mut any = false;
+        for kid in self.lock().kids.values_mut().filter(|kid| matches!(kid.phase, Phase::Running { .. })) {
+            any = true;
+            kid.killed = true;
+            kid.changed.send_modify(|count| *count += 1);
+        }
+        any
     }
 
     /// Whatever Raft writes takes so long from now on.

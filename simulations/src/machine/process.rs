@@ -34,10 +34,10 @@ const PIPE: usize = 64 * 1024;
 pub(super) async fn live(machine: Machine, id: ChildId) {
     let Some(mut changed) = machine.lock().kids.get(&id).map(|kid| kid.changed.subscribe()) else { return };
     loop {
-        let Some((phase, script)) = machine.lock().kids.get(&id).map(|kid| (kid.phase.clone(), kid.script.clone())) else {
-            return;
-        };
+        let kid = machine.lock().kids.get(&id).map(|kid| (kid.phase.clone(), kid.script.clone(), kid.killed));
+        let Some((phase, script, killed)) = kid else { return };
         match phase {
+            Phase::Running { process, .. } if killed => machine.ended(&id, process, Exit::Signal(9)),
             Phase::Running { process, since } => {
                 tokio::select! {
                     // What becomes of the child then is for the keeper's rules to say.
@@ -68,6 +68,7 @@ pub(super) async fn live(machine: Machine, id: ChildId) {
 /// Runs until the process ends by itself.
 async fn run(machine: &Machine, id: &ChildId, process: ProcessId, since: Duration, script: &Script) -> Exit {
     let fell_before = machine.lock().kids.get(id).is_some_and(|kid| kid.count > 0);
+    let script = &Script { vote: script.vote.after(fell_before), ..script.clone() };
     let lives = match script.health {
         Health::Well | Health::Unhealthy => None,
         Health::Faints => (!fell_before).then_some(FAINTS_AFTER),
@@ -239,7 +240,9 @@ async fn vote(script: &Script, deferred: bool, update: &str, revision: u64) -> A
             sleep(SLOW).await;
             Answer::Say(ProcessMessage::Accept { update, revision })
         }
-        Vote::Accept | Vote::Defer | Vote::LateVeto | Vote::Moody => Answer::Say(ProcessMessage::Accept { update, revision }),
+        Vote::Accept | Vote::Defer | Vote::LateVeto | Vote::Wary | Vote::Moody => {
+            Answer::Say(ProcessMessage::Accept { update, revision })
+        }
     }
 }
 

@@ -19,8 +19,21 @@ pub enum Vote {
     Crash,
     /// It accepts, and vetoes when it should come to a safe point.
     LateVeto,
+    /// It accepts, unless it was started again after it had fallen: then it vetoes.
+    Wary,
     /// Any of these, by chance.
     Moody,
+}
+
+impl Vote {
+    /// What it comes to for a process that fell before, or did not.
+    pub fn after(self, fell: bool) -> Self {
+        match self {
+            Self::Wary if fell => Self::Veto,
+            Self::Wary => Self::Accept,
+            other => other,
+        }
+    }
 }
 
 /// When it is ready to hand over.
@@ -94,6 +107,7 @@ impl Script {
                 Some(("vote", "slow")) => script.vote = Vote::Slow,
                 Some(("vote", "crash")) => script.vote = Vote::Crash,
                 Some(("vote", "late-veto")) => script.vote = Vote::LateVeto,
+                Some(("vote", "wary")) => script.vote = Vote::Wary,
                 Some(("vote", "moody")) => script.vote = Vote::Moody,
                 Some(("ready", "late")) => script.ready = Ready::Late,
                 Some(("ready", "never")) => script.ready = Ready::Never,

@@ -1,0 +1,254 @@
+//! What goes wrong in a run, drawn from its seed before it begins: most of it is aimed at a step of an update's life, and some runs have a scene.
+
+use std::time::Duration;
+
+use rand::RngExt;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+
+use super::{Fault, Planned, STEPS, When, Who};
+
+/// How often faults are aimed at steps that updates seldom come to, or soon leave; at the others once.
+const OFTEN: [(&str, usize); 19] = [
+    ("distributing", 4),
+    ("pending", 4),
+    ("ready", 4),
+    ("go", 4),
+    ("held", 4),
+    ("paused", 6),
+    ("verifying", 4),
+    ("unpersisted", 4),
+    ("persisting", 6),
+    ("persisted", 8),
+    ("regressing", 9),
+    ("regressed", 3),
+    ("planned", 3),
+    ("asked", 2),
+    ("started", 2),
+    ("wave", 2),
+    ("election", 4),
+    ("deposed", 5),
+    ("publishing", 4),
+];
+
+/// Users who crowd around a master that is to have what nobody else has.
+const CROWD: usize = 6;
+
+/// Aimed faults of a run. Most of them wait for a step that does not come.
+const AIMED: usize = 10;
+/// From one aim to the next, so that a run's are at different steps. It shares no divisor with how many there are.
+const STRIDE: usize = 37;
+
+/// Pairs of a step and a fault at which what is durable, or who is master, is in doubt for a moment: more often than by chance, and at once.
+const NARROW: [(&str, &str); 12] = [
+    ("election", "power-cut"),
+    ("election", "power-cut"),
+    ("election", "agent-killed"),
+    ("deposed", "agent-killed"),
+    ("deposed", "power-cut"),
+    ("queued", "master-killed"),
+    ("asking", "users-dropped"),
+    ("asking", "users-dropped"),
+    ("asking", "master-killed"),
+    ("started", "power-cut"),
+    ("asked", "bit-turned"),
+    ("publishing", "cut-off"),
+];
+
+fn how_often(step: &str) -> usize {
+    OFTEN.iter().find(|(often, _)| *often == step).map_or(1, |(_, times)| *times)
+}
+
+/// Each step as often as faults are aimed at it.
+fn aims() -> Vec<&'static str> {
+    STEPS.iter().flat_map(|step| std::iter::repeat_n(*step, how_often(step))).collect()
+}
+
+/// One pair of a step and a kind of fault after the other: all of them, before one comes again; and those that follow each other have neither
+/// in common.
+fn pair(steps: &[&'static str], at: usize) -> (&'static str, &'static str) {
+    let lap = at / steps.len();
+    (steps[at % steps.len() * STRIDE % steps.len()], Fault::KINDS[(at + lap) % Fault::KINDS.len()])
+}
+
+/// What some runs have beside the faults that are aimed by turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scene {
+    /// One of the narrow pairs.
+    Narrow(usize),
+    /// Two nodes take themselves for the master.
+    TwoMasters,
+    /// A master has what nobody else has, again and again.
+    Unreplicated,
+    /// Processes are started anew, and veto, while a node waits for the word to go.
+    Crossing,
+}
+
+impl Scene {
+    /// The scene of a run.
+    pub fn draw(rng: &mut StdRng) -> Self {
+        match rng.random_range(0..NARROW.len() + 6) {
+            pair if pair < NARROW.len() => Self::Narrow(pair),
+            other => [Self::TwoMasters, Self::Unreplicated, Self::Crossing][other % 3],
+        }
+    }
+
+    /// How many more users crowd around the master.
+    pub fn crowd(self) -> usize {
+        if self == Self::Unreplicated { CROWD } else { 0 }
+    }
+
+    fn faults(self, rng: &mut StdRng, nodes: usize, millis: u64) -> Vec<Planned> {
+        match self {
+            Self::Narrow(pair) => vec![narrow(rng, pair, nodes, millis)],
+            Self::TwoMasters => two_masters(rng, nodes, millis),
+            Self::Unreplicated => unreplicated(rng, millis),
+            Self::Crossing => crossing(rng, nodes, millis),
+        }
+    }
+}
+
+/// Draws the faults of a run over so much time. What is aimed goes through all pairs of a step and a kind of fault, from seed to seed.
+pub fn draw(rng: &mut StdRng, seed: u64, scene: Scene, nodes: usize, load: Duration) -> Vec<Planned> {
+    let millis = u64::try_from(load.as_millis()).unwrap_or(1);
+    let steps = aims();
+    let first = usize::try_from(seed).unwrap_or_default().wrapping_mul(AIMED);
+    let mut planned: Vec<Planned> = (0..AIMED)
+        .map(|at| {
+            let (step, kind) = pair(&steps, first.wrapping_add(at));
+            let after = Duration::from_millis(rng.random_range(0..millis / 3));
+            let at_once = if how_often(step) > 1 { 0.8 } else { 0.5 };
+            let then = if rng.random_bool(at_once) { Duration::ZERO } else { Duration::from_millis(rng.random_range(0..120)) };
+            Planned { when: When::Step { after, step, then }, fault: one(rng, kind, nodes) }
+        })
+        .collect();
+    // A master is deposed only where something parts it from the others.
+    let deposed = |planned: &Planned| matches!(planned.when, When::Step { step: "deposed" | "election", .. });
+    if planned.iter().any(deposed) {
+        let at = Duration::from_millis(rng.random_range(millis / 3..millis / 2));
+        let for_ = Duration::from_millis(rng.random_range(1_500..4_000));
+        planned.push(Planned { when: When::At(at), fault: Fault::CutOff { who: Who::Master, for_ } });
+    }
+    planned.extend(scene.faults(rng, nodes, millis));
+    for _ in 0..rng.random_range(0..3) {
+        let at = Duration::from_millis(rng.random_range(0..millis));
+        let kind = Fault::KINDS[rng.random_range(0..Fault::KINDS.len())];
+        planned.push(Planned { when: When::At(at), fault: one(rng, kind, nodes) });
+    }
+    planned.sort_by_key(|planned| match planned.when {
+        When::At(at) | When::Step { after: at, .. } => at,
+    });
+    planned
+}
+
+fn narrow(rng: &mut StdRng, pair: usize, nodes: usize, millis: u64) -> Planned {
+    let (step, kind) = NARROW[pair];
+    let after = Duration::from_millis(rng.random_range(0..millis / 2));
+    let then = Duration::from_millis(rng.random_range(0..4) * 10);
+    let mut fault = one(rng, kind, nodes);
+    if let Fault::Killed { who, .. } | Fault::PowerCut { who, .. } | Fault::BitTurned { who, .. } = &mut fault
+        && let Who::Node(node) = *who
+    {
+        *who = Who::Mover(node);
+    }
+    Planned { when: When::Step { after, step, then }, fault }
+}
+
+/// Two nodes say that they are master, and one that has no part in Raft and reaches both is started anew again and again, and has to find out
+/// which it is.
+fn two_masters(rng: &mut StdRng, nodes: usize, millis: u64) -> Vec<Planned> {
+    let mut at = rng.random_range(0..millis / 2);
+    let for_ = Duration::from_millis(rng.random_range(14_000..20_000));
+    let mut planned = vec![Planned { when: When::At(Duration::from_millis(at)), fault: Fault::Apart { for_ } }];
+    let who = Who::Node(last(nodes));
+    at += 1_500;
+    for _ in 0..6 {
+        at += rng.random_range(1_500..2_500);
+        let after = Duration::from_millis(rng.random_range(50..500));
+        planned.push(Planned { when: When::At(Duration::from_millis(at)), fault: Fault::Killed { who, after } });
+    }
+    planned
+}
+
+/// The node that stays out of Raft where two are master.
+pub fn last(nodes: usize) -> usize {
+    nodes - 1
+}
+
+/// The processes of a node that is ready are killed, and those that start in their place may veto; what it says and hears is late meanwhile.
+fn crossing(rng: &mut StdRng, nodes: usize, millis: u64) -> Vec<Planned> {
+    let mut planned = Vec::new();
+    for _ in 0..4 {
+        let after = Duration::from_millis(rng.random_range(0..millis * 2 / 3));
+        let who = Who::Mover(rng.random_range(0..nodes));
+        let when = When::Step { after, step: "ready", then: Duration::ZERO };
+        let most = Duration::from_millis(rng.random_range(500..3_000));
+        planned.push(Planned { when: when.clone(), fault: Fault::Lossy { who, most, for_: Duration::from_secs(5) } });
+        planned.push(Planned { when, fault: Fault::ProcessesKilled { who } });
+    }
+    planned
+}
+
+/// A master goes on for as long as it takes to elect another, and comes back with what nobody else has.
+fn unreplicated(rng: &mut StdRng, millis: u64) -> Vec<Planned> {
+    let cut = |rng: &mut StdRng| Fault::CutOff { who: Who::Master, for_: Duration::from_millis(rng.random_range(500..1_500)) };
+    (0..4).map(|_| Planned { when: When::At(Duration::from_millis(rng.random_range(0..millis))), fault: cut(rng) }).collect()
+}
+
+/// A fault of this kind.
+fn one(rng: &mut StdRng, kind: &str, nodes: usize) -> Fault {
+    let node = rng.random_range(0..nodes);
+    let who = if rng.random_bool(0.5) { Who::Mover(node) } else { Who::Node(node) };
+    let short = rng.random_bool(0.5);
+    let after = Duration::from_millis(if short { rng.random_range(50..1_500) } else { rng.random_range(1_500..20_000) });
+    match kind {
+        "agent-killed" => Fault::Killed { who, after },
+        "processes-killed" => Fault::ProcessesKilled { who },
+        "power-cut" => Fault::PowerCut { who, after },
+        "master-killed" => Fault::Killed { who: Who::Master, after },
+        "master-power-cut" => Fault::PowerCut { who: Who::Master, after },
+        "partition" => {
+            let mut all: Vec<usize> = (0..nodes).collect();
+            all.shuffle(rng);
+            all.truncate(rng.random_range(1..=(nodes - 1).max(1)));
+            Fault::Partition { side: all.into_iter().collect(), for_: after }
+        }
+        "one-way" => Fault::OneWay { node, for_: after },
+        "cut-off" => Fault::CutOff { who, for_: after },
+        "master-cut-off" => Fault::CutOff { who: Who::Master, for_: after },
+        "flapping" => {
+            Fault::Flapping { node, times: rng.random_range(2..6), each: Duration::from_millis(rng.random_range(200..3_000)) }
+        }
+        "slow" => Fault::Slow { most: Duration::from_millis(rng.random_range(50..800)), for_: after },
+        "lossy" => Fault::Lossy { who, most: Duration::from_millis(rng.random_range(200..3_000)), for_: after },
+        "users-dropped" => Fault::Dropped,
+        "hung" => Fault::Hung { who, for_: after },
+        "master-apart" => Fault::Apart { for_: after },
+        "slow-disk" => Fault::SlowDisk { who, takes: Duration::from_millis(rng.random_range(20..1_500)), for_: after },
+        "disk-full" => Fault::DiskFull { who, for_: after },
+        "liar" => Fault::Liar { who, for_: after },
+        "disk-lost" => Fault::DiskLost { who, after },
+        _ => Fault::BitTurned { who, local: rng.random_bool(0.7) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn each_pair_of_a_step_and_a_kind_of_fault_comes_up_as_often_as_it_should() {
+        let steps = aims();
+        let mut met: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+        for at in 0..steps.len() * Fault::KINDS.len() {
+            *met.entry(pair(&steps, at)).or_default() += 1;
+        }
+        for step in STEPS {
+            for kind in Fault::KINDS {
+                assert_eq!(met.get(&(step, kind)), Some(&how_often(step)), "{kind} at {step}");
+            }
+        }
+    }
+}
