@@ -12,6 +12,8 @@ use tribune_agent::processes::system::{Linux, System};
 use tribune_p2p::network::NetworkError;
 use tribune_p2p::network::wire::Wire;
 use tribune_p2p::{Identity, Network, NetworkConfig};
+use tribune_raft_store::machine::Applied;
+use tribune_raft_store::raft_types::Record;
 use tribune_raft_store::stopped::{StoppedError, StoppedStore};
 use tribune_raft_store::store::{Store, StoreError};
 
@@ -59,6 +61,12 @@ pub trait Stores: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// There is none, or it cannot be opened.
     fn open_stopped(&self, folder: &Path) -> Result<StoppedStore, StoppedError>;
+
+    /// Makes a store in a new folder that has this record and no log, for a node that does not run.
+    ///
+    /// # Errors
+    /// The folder cannot be written, or the record has no place in a log.
+    fn plant(&self, folder: &Path, record: Applied<Record>) -> Result<StoppedStore, StoppedError>;
 }
 
 /// Stores on disk.
@@ -72,6 +80,10 @@ impl Stores for OnDisk {
 
     fn open_stopped(&self, folder: &Path) -> Result<StoppedStore, StoppedError> {
         StoppedStore::open(folder)
+    }
+
+    fn plant(&self, folder: &Path, record: Applied<Record>) -> Result<StoppedStore, StoppedError> {
+        StoppedStore::plant(folder, record)
     }
 }
 

@@ -3,9 +3,13 @@
 //! One idea: where it is done is decided once for the whole process. A simulation does it in place, since what comes back from a thread comes
 //! at a time of its own.
 
+use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::FutureExt;
+use futures::io::AllowStdIo;
+use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
+use tokio_util::either::Either;
 
 static IN_PLACE: AtomicBool = AtomicBool::new(false);
 
@@ -22,6 +26,14 @@ pub fn stay_in_place() {
 /// Whether work that blocks is done in place.
 pub fn is_in_place() -> bool {
     IN_PLACE.load(Ordering::Relaxed)
+}
+
+/// A file that is read and written where work that blocks is done.
+pub type BlockingFile = Either<tokio::fs::File, Compat<AllowStdIo<File>>>;
+
+/// Reads and writes a file from where it stands.
+pub fn file(file: File) -> BlockingFile {
+    if is_in_place() { Either::Right(AllowStdIo::new(file).compat()) } else { Either::Left(tokio::fs::File::from_std(file)) }
 }
 
 /// What a future comes to that, with all work in place, waits for nobody. For work that blocks and is done in place itself.

@@ -19,7 +19,7 @@ use crate::engine::{Batch, Durability, Engine, Family};
 use crate::log_store::stopped::{self, Edges};
 use crate::machine::{Applied, put_position, read_state};
 use crate::model::{SignedRecovery, Timestamp};
-use crate::raft_types::{LogEntry, Membership, RaftPeer, Record, Replicated, Vote, log_id};
+use crate::raft_types::{LogEntry, LogId, Membership, RaftPeer, Record, Replicated, Vote, log_id};
 use crate::record::RecordError;
 use crate::snapshot::format::{FormatError, FrameReader, FrameWriter};
 use crate::store::{StoreError, check_format, refuse_format};
@@ -117,17 +117,29 @@ impl StoppedStore {
     /// # Errors
     /// The folder cannot be written, or the record has no place in a log.
     pub fn plant(folder: &Path, applied: Applied<Record>) -> Result<Self, StoppedError> {
-        let Some(last) = applied.last_applied else { return Err(StoppedError::Empty(folder.to_owned())) };
+        let last = place_of(folder, &applied)?;
         let made = std::fs::create_dir_all(folder);
         made.map_err(|why| StoreError::Io { what: format!("making {}", folder.display()), why })?;
-        let engine = Arc::new(RocksEngine::open(&folder.join(DB)).map_err(StoreError::from)?);
+        Self::write(Arc::new(RocksEngine::open(&folder.join(DB)).map_err(StoreError::from)?), applied, &last)
+    }
+
+    /// The same on a model disk, in tests and simulations.
+    ///
+    /// # Errors
+    /// As [`StoppedStore::plant`].
+    pub fn plant_model(folder: &Path, disk: &ModelDisk, applied: Applied<Record>) -> Result<Self, StoppedError> {
+        let last = place_of(folder, &applied)?;
+        Self::write(Arc::new(disk.engine()), applied, &last)
+    }
+
+    fn write(engine: Arc<dyn Engine>, applied: Applied<Record>, last: &LogId) -> Result<Self, StoppedError> {
         check_format::<Record>(engine.as_ref())?;
         let mut batch = Batch::new();
         for (key, value) in applied.state.entries() {
             batch.put(Family::State, key, value);
         }
         put_position(&mut batch, &applied.position())?;
-        stopped::put_purged(&mut batch, &last)?;
+        stopped::put_purged(&mut batch, last)?;
         engine.write(batch, Durability::Synced).map_err(StoreError::from)?;
         let at_end = AtEnd { applied, unconfirmed: 0, term: last.leader_id.term };
         Ok(Self { engine, at_end })
@@ -178,6 +190,11 @@ impl StoppedStore {
         self.at_end = AtEnd { applied, unconfirmed: 0, term };
         Ok(())
     }
+}
+
+/// Where in a log a record stands that is to be planted.
+fn place_of(folder: &Path, applied: &Applied<Record>) -> Result<LogId, StoppedError> {
+    applied.last_applied.ok_or_else(|| StoppedError::Empty(folder.to_owned()))
 }
 
 fn refuse_nothing(folder: &Path) -> Result<(), StoppedError> {

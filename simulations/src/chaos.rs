@@ -203,16 +203,6 @@ impl Chaos {
                 let links = others.map(|node| link(&node, &master)).collect();
                 self.part(cluster, links, now + for_)
             }
-            Fault::OneWay { node, for_ } => {
-                if !self.apart.is_empty() || !self.one_way.insert(node) {
-                    return false;
-                }
-                for other in (0..self.nodes).filter(|other| *other != node) {
-                    cluster.sim.partition_oneway(name(node), name(other));
-                }
-                self.heals.push((now + for_, Heal::Hear(node)));
-                true
-            }
             Fault::Flapping { node, times, each } => {
                 for time in 0..times {
                     self.heals.push((now + each * (2 * time), Heal::Part(node)));
@@ -236,6 +226,7 @@ impl Chaos {
             Fault::Killed { who, .. }
             | Fault::ProcessesKilled { who }
             | Fault::PowerCut { who, .. }
+            | Fault::OneWay { who, .. }
             | Fault::CutOff { who, .. }
             | Fault::Lossy { who, .. }
             | Fault::BitTurned { who, .. }
@@ -258,6 +249,16 @@ impl Chaos {
             Fault::Killed { after, .. } => self.kill(cluster, node, now + *after),
             Fault::ProcessesKilled { .. } => machine.kill_processes(),
             Fault::PowerCut { after, .. } => self.cut(cluster, node, now + *after),
+            Fault::OneWay { for_, .. } => {
+                if !self.apart.is_empty() || !self.one_way.insert(node) {
+                    return false;
+                }
+                for other in (0..self.nodes).filter(|other| *other != node) {
+                    cluster.sim.partition_oneway(name(node), name(other));
+                }
+                self.heals.push((now + *for_, Heal::Hear(node)));
+                true
+            }
             Fault::CutOff { for_, .. } => {
                 let links = self.links(node);
                 self.part(cluster, links, now + *for_)
@@ -300,12 +301,7 @@ impl Chaos {
                 true
             }
             // These hit more than one node.
-            Fault::Partition { .. }
-            | Fault::OneWay { .. }
-            | Fault::Apart { .. }
-            | Fault::Flapping { .. }
-            | Fault::Slow { .. }
-            | Fault::Dropped => false,
+            Fault::Partition { .. } | Fault::Apart { .. } | Fault::Flapping { .. } | Fault::Slow { .. } | Fault::Dropped => false,
         }
     }
 

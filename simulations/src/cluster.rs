@@ -1,12 +1,15 @@
 //! A whole cluster in a bottle: machines on turmoil, each with a node, and how it is brought up.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use tokio::time::sleep;
+use tribune_node::backup::restore::{Existing, RestoreOptions, restore_on};
 use tribune_node::data::DataFolder;
 use tribune_node::init::{InitOptions, init_on};
 use tribune_node::join::{JoinOptions, join_on};
@@ -31,6 +34,15 @@ const AGENT_AGAIN: Duration = Duration::from_millis(500);
 /// How often somebody looks for what another machine puts there.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// From what a node goes on alone when a majority of the voters is lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GoesOn {
+    /// From what it has on its disk.
+    FromItsDisk,
+    /// From a backup, on an empty disk.
+    FromBackup(PathBuf),
+}
+
 /// What all machines of a run share.
 #[derive(Debug, Default)]
 pub struct Shared {
@@ -48,8 +60,8 @@ pub struct Shared {
     pub spare: BTreeSet<String>,
     /// Nodes whose disk was lost, and that nobody has let in again.
     pub lost: BTreeSet<String>,
-    /// The node that is to go on alone when it is started next: the majority is lost.
-    pub recover: Option<String>,
+    /// The node that is to go on alone when it is started next, and from what: the majority is lost.
+    pub alone: Option<(String, GoesOn)>,
     /// Nodes that never vote.
     pub members: BTreeSet<String>,
     /// Whether a node was lost or taken out for good: only one in a run, since who was away meanwhile must find a majority that names the
@@ -136,7 +148,18 @@ impl Cluster<'_> {
 }
 
 /// What a machine does: it makes its node, once, and starts its agent again and again.
-async fn run(place: Place, ip: std::net::IpAddr, common: Common, keys: PathBuf, trace: Trace) {
+async fn run(place: Place, ip: IpAddr, common: Common, keys: PathBuf, trace: Trace) {
+    let alone = common.lock().alone.take_if(|(node, _)| *node == place.name);
+    if let Some((_, from)) = alone {
+        let gone_on = match from {
+            GoesOn::FromItsDisk => recover(&place, &keys).await,
+            GoesOn::FromBackup(file) => restore(&place, ip, &common, &keys, file).await,
+        };
+        match gone_on {
+            Ok(epoch) => trace.note(&place.name, format!("goes on alone, in recovery epoch {epoch}")),
+            Err(error) => trace.note(&place.name, format!("cannot go on alone: {error:#}")),
+        }
+    }
     while !place.machine.folder.join("cluster.json").exists() {
         match make(&place, ip, &common, &keys).await {
             Ok(()) => trace.note(&place.name, "is a node"),
@@ -144,13 +167,6 @@ async fn run(place: Place, ip: std::net::IpAddr, common: Common, keys: PathBuf, 
                 trace.note(&place.name, format!("is no node yet: {error:#}"));
                 sleep(AGENT_AGAIN).await;
             }
-        }
-    }
-    let alone = common.lock().recover.take_if(|node| *node == place.name).is_some();
-    if alone {
-        match recover(&place, &keys).await {
-            Ok(epoch) => trace.note(&place.name, format!("goes on alone, in recovery epoch {epoch}")),
-            Err(error) => trace.note(&place.name, format!("cannot go on alone: {error:#}")),
         }
     }
     loop {
@@ -179,6 +195,43 @@ async fn recover(place: &Place, keys: &Path) -> Result<u64> {
     Ok(recover_on(place.machine.world().stores.as_ref(), options).await?.epoch)
 }
 
+/// As `tribune restore` does it.
+async fn restore(place: &Place, ip: IpAddr, common: &Common, keys: &Path, file: PathBuf) -> Result<u64> {
+    // Nothing is durable on the new disk but what is fsynced.
+    fs::create_dir_all(&place.machine.folder)?;
+    disk::adopt(&place.machine.folder)?;
+    let world = place.machine.world();
+    let (control, data) = listens(ip)?;
+    let options = RestoreOptions {
+        file,
+        data: place.machine.folder.clone(),
+        name: name_of(place)?,
+        existing: Existing::Stays,
+        key: Some(keys.join("ada.key")),
+        good_for: Span::from_secs(3_600),
+        epoch: None,
+        control: Some(control.clone()),
+        data_address: Some(data),
+        platform: None,
+        runners: BTreeMap::new(),
+        process_group: None,
+        voter: place.voter,
+    };
+    let restored = restore_on(&world.carrier, world.stores.as_ref(), options).await?;
+    common.lock().peers.insert(place.name.clone(), format!("{control}/p2p/{}", restored.peer));
+    Ok(restored.epoch)
+}
+
+/// Where the node of a machine listens: its control network, and its data network.
+fn listens(ip: IpAddr) -> Result<(Multiaddr, Multiaddr)> {
+    let address = |port: u16| format!("/ip4/{ip}/tcp/{port}").parse::<Multiaddr>();
+    Ok((address(CONTROL)?, address(DATA)?))
+}
+
+fn name_of(place: &Place) -> Result<NodeName> {
+    place.name.parse().map_err(|error| anyhow!("{error}"))
+}
+
 async fn agent(place: &Place, common: &Common) -> Result<()> {
     let kept = place.machine.keep();
     let data = DataFolder::open(&place.machine.folder)?;
@@ -192,11 +245,10 @@ async fn agent(place: &Place, common: &Common) -> Result<()> {
     Ok(())
 }
 
-async fn make(place: &Place, ip: std::net::IpAddr, common: &Common, keys: &Path) -> Result<()> {
+async fn make(place: &Place, ip: IpAddr, common: &Common, keys: &Path) -> Result<()> {
     let carrier = Carrier::Wire(Arc::new(TurmoilWire));
-    let name: NodeName = place.name.parse().map_err(|error| anyhow!("{error}"))?;
-    let address = |port: u16| format!("/ip4/{ip}/tcp/{port}").parse::<Multiaddr>();
-    let (control, data) = (address(CONTROL)?, address(DATA)?);
+    let name = name_of(place)?;
+    let (control, data) = listens(ip)?;
     let disk_number = place.machine.lock().disk_number;
     if place.name == "n1" && disk_number == 1 {
         let options = InitOptions {

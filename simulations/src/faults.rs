@@ -39,7 +39,7 @@ pub enum Fault {
     /// These nodes and the others cannot speak with each other.
     Partition { side: BTreeSet<usize>, for_: Duration },
     /// What this node sends reaches nobody, and it hears all.
-    OneWay { node: usize, for_: Duration },
+    OneWay { who: Who, for_: Duration },
     /// A node is cut off and comes back; a master goes on believing that it is one.
     CutOff { who: Who, for_: Duration },
     /// A node comes and goes.
@@ -129,7 +129,7 @@ impl fmt::Display for Fault {
                 let side: Vec<String> = side.iter().map(node).collect();
                 write!(f, "{} are apart from the others, for {for_:?}", side.join(" "))
             }
-            Self::OneWay { node: n, for_ } => write!(f, "what {} says reaches nobody, for {for_:?}", node(n)),
+            Self::OneWay { who, for_ } => write!(f, "what {who} says reaches nobody, for {for_:?}"),
             Self::CutOff { who, for_ } => write!(f, "{who} is cut off, for {for_:?}"),
             Self::Flapping { node: n, times, each } => write!(f, "{} comes and goes, {times} times, each {each:?}", node(n)),
             Self::Slow { most, for_ } => write!(f, "messages take up to {most:?}, for {for_:?}"),

@@ -19,9 +19,20 @@ const FEWEST: usize = 3;
 /// How likely a node beyond these is one that never votes.
 const NEVER_VOTES: f64 = 0.4;
 /// In how many runs a majority of the voters is lost in the end.
-const DISASTERS: f64 = 0.35;
+const DISASTERS: f64 = 0.5;
+/// In how many of these the cluster goes on from a backup.
+const BACKUPS: f64 = 0.5;
 /// How many seconds the users want things, and things go wrong.
 const LOAD: std::ops::RangeInclusive<u64> = 20..=60;
+
+/// How a cluster goes on when a majority of its voters is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disaster {
+    /// One that is left goes on alone.
+    Recovery,
+    /// A backup is restored on an empty machine, beside those that are left.
+    Backup,
+}
 
 /// What a run is made of.
 #[derive(Debug, Clone)]
@@ -40,8 +51,8 @@ pub struct Plan {
     pub faults: Vec<Planned>,
     /// What its users like to do: that to which faults are aimed.
     pub likes: Likes,
-    /// Whether a majority of the voters is lost in the end.
-    pub disaster: bool,
+    /// Whether a majority of the voters is lost in the end, and how it goes on then.
+    pub disaster: Option<Disaster>,
     /// What is told in place of what users want by chance.
     pub story: Option<Story>,
 }
@@ -63,7 +74,8 @@ impl Plan {
         let load = Duration::from_secs(rng.random_range(LOAD));
         let faults = draw::draw(&mut rng, seed, scene, nodes, load);
         let likes = likes(&faults);
-        let disaster = rng.random_bool(DISASTERS);
+        let goes_on = if rng.random_bool(BACKUPS) { Disaster::Backup } else { Disaster::Recovery };
+        let disaster = rng.random_bool(DISASTERS).then_some(goes_on);
         Self { seed, nodes, spares, members, users, crowd: scene.crowd(), load, faults, likes, disaster, story: None }
     }
 
@@ -80,7 +92,7 @@ impl Plan {
             load: TOLD_WITHIN,
             faults,
             likes,
-            disaster: false,
+            disaster: None,
             story: Some(story),
         }
     }

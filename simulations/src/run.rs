@@ -19,7 +19,7 @@ use crate::chaos::{Chaos, Publishing};
 use crate::cluster::Cluster;
 use crate::history::History;
 use crate::invariants::{self, Invariant};
-use crate::plan::Plan;
+use crate::plan::{Disaster, Plan};
 use crate::seen::Seen;
 use crate::story::tell::{self, Tale, Wanted};
 use crate::trace::{Event, Trace};
@@ -102,7 +102,7 @@ struct Run<'a> {
     seen: Option<Seen>,
     tale: Option<Tale>,
     load: Duration,
-    disaster: bool,
+    disaster: Option<Disaster>,
     stage: Stage,
     history: History,
     trace: Trace,
@@ -266,8 +266,8 @@ impl Run<'_> {
         if let Some(violation) = self.fresh_update(users, items, "late")? {
             return Ok(Some(violation));
         }
-        if self.disaster && self.chaos.nothing_is_lost() {
-            if let Some(violation) = self.lose_the_majority()? {
+        if let Some(disaster) = self.disaster.filter(|_| self.chaos.nothing_is_lost()) {
+            if let Some(violation) = self.lose_the_majority(disaster, users)? {
                 return Ok(Some(violation));
             }
             if let Some(violation) = self.fresh_update(users, items, "later")? {

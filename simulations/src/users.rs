@@ -3,7 +3,7 @@
 //! One idea: each speaks to whichever node comes up, over the network and with a key, by the same client as the command line, and writes
 //! down what it saw.
 
-mod wishes;
+pub mod wishes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -15,6 +15,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use rand::seq::IndexedRandom;
 use tokio::time::sleep;
 use tribune_messages::api::{ApiError, ApiRequest, ApiResponse, Query};
+use tribune_node::backup::format::About;
+use tribune_node::backup::save::Draft;
 use tribune_node::client::{Client, ClientError, Peer, new_token};
 use tribune_node::world::Carrier;
 use tribune_p2p::Identity;
@@ -462,6 +464,17 @@ impl Users {
             }
             _ => Vec::new(),
         }
+    }
+
+    /// Takes a backup; gives what it is of.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub async fn back_up(&self, file: &Path) -> Result<About> {
+        let mut client = self.client().await?;
+        let draft = Draft::begin(file)?;
+        client.backup(draft.writer()?, PATIENT, |_, _| {}).await?;
+        Ok(draft.finish()?.0)
     }
 
     /// A fresh update of all nodes after all is healed, that must come to its end.

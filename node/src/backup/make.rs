@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tribune_keeper::Hold;
 use tribune_master::store_blobs;
-use tribune_p2p::Hasher;
 use tribune_p2p::blobs::{BlobError, BlobStore, Condition};
+use tribune_p2p::{Hasher, blocking};
 use tribune_raft_store::machine::Applied;
 use tribune_raft_store::model::{NodeName, RaftRole, Signature};
 use tribune_raft_store::record::Record;
@@ -227,7 +227,7 @@ impl Contents {
         writer.put(&about).await.map_err(BackupError::Write)?;
         writer.end_part().await.map_err(BackupError::Write)?;
         writer.begin_part(Kind::Record, record_bytes).await.map_err(BackupError::Write)?;
-        let mut record = tokio::fs::File::from_std(record);
+        let mut record = blocking::file(record);
         let mut buffer = vec![0; STEP];
         loop {
             match record.read(&mut buffer).await.map_err(BackupError::Write)? {

@@ -5,16 +5,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::SeekFrom;
+use std::io::{Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio::io::AsyncReadExt;
 use tribune_keeper::Hold;
 use tribune_p2p::blobs::{BlobStore, Condition};
-use tribune_p2p::{Identity, Multiaddr};
+use tribune_p2p::{Identity, Multiaddr, blocking};
 use tribune_raft_store::model::{NodeName, Platform, RaftRole, Span, VoterPreference};
 use tribune_raft_store::record::Record;
-use tribune_raft_store::stopped::StoppedStore;
 
 use super::format::About;
 use super::make::{BackupError, file_error};
@@ -28,7 +27,7 @@ use crate::listen::Networks;
 use crate::recovery::found::{Founder, belief, found, next_epoch};
 use crate::settings::Settings;
 use crate::store::hash_of;
-use crate::world::Carrier;
+use crate::world::{Carrier, OnDisk, Stores};
 
 /// Where the store of Raft is made.
 const MADE: &str = "raft.restored";
@@ -107,6 +106,14 @@ pub enum Place {
 /// The backup is damaged, has no such node, or the key may not do it; the folder is another node's, or has a Raft store and
 /// [`Existing::Stays`]. Nothing was changed then.
 pub async fn restore(options: RestoreOptions) -> Result<Restored, BackupError> {
+    restore_on(&Carrier::Libp2p, &OnDisk, options).await
+}
+
+/// The same, with what carries its networks, and with Raft's store lying there.
+///
+/// # Errors
+/// As [`restore`].
+pub async fn restore_on(carrier: &Carrier, stores: &dyn Stores, options: RestoreOptions) -> Result<Restored, BackupError> {
     let checked = check(&options.file)?;
     let record = checked.applied.state.clone();
     let there = look(&options, &record)?;
@@ -115,7 +122,7 @@ pub async fn restore(options: RestoreOptions) -> Result<Restored, BackupError> {
     let identity = own_identity(&data)?;
     let known = record.nodes().get(&options.name).filter(|node| node.peer == record_peer(&identity.peer_id()));
     let place = if known.is_some() { Place::Own } else { Place::OfAnother };
-    let (settings, control, data_addresses) = listen(&options, &data, &identity).await?;
+    let (settings, control, data_addresses) = listen(carrier, &options, &data, &identity).await?;
     let signer = options.key.as_deref().map(Identity::load).transpose().map_err(NodeError::from)?;
     let founder = Founder {
         cluster: checked.about.cluster,
@@ -129,7 +136,7 @@ pub async fn restore(options: RestoreOptions) -> Result<Restored, BackupError> {
     };
     let made = data.root().join(MADE);
     remove_folder(&made)?;
-    let after = match make_store(&made, checked.applied.clone(), &founder) {
+    let after = match make_store(stores, &made, checked.applied.clone(), &founder) {
         Ok(after) => after,
         Err(error) => {
             // Of no use, and in nobody's way.
@@ -179,6 +186,7 @@ fn look(options: &RestoreOptions, record: &Record) -> Result<Option<Belief>, Bac
 
 /// The settings of the node, and where others find it.
 async fn listen(
+    carrier: &Carrier,
     options: &RestoreOptions,
     data: &DataFolder,
     identity: &Identity,
@@ -197,7 +205,7 @@ async fn listen(
         let (folder, name) = (data.root().to_owned(), &settings.name);
         return Err(NodeError::Mixed { folder, what: format!("node.toml names {name}, and not {}", options.name) }.into());
     }
-    let networks = Networks::start(&Carrier::Libp2p, identity, &settings, data).await?;
+    let networks = Networks::start(carrier, identity, &settings, data).await?;
     networks.keep_ports(&mut settings);
     let facts = facts(&settings, &networks.control, &networks.data);
     networks.shutdown().await;
@@ -205,12 +213,13 @@ async fn listen(
 }
 
 fn make_store(
+    stores: &dyn Stores,
     folder: &Path,
     applied: tribune_raft_store::machine::Applied<Record>,
     founder: &Founder<'_>,
 ) -> Result<Record, BackupError> {
     crate::data::make_private(folder)?;
-    let mut store = StoppedStore::plant(folder, applied).map_err(NodeError::from)?;
+    let mut store = stores.plant(folder, applied).map_err(NodeError::from)?;
     let signed = founder.sign(store.at_end())?;
     Ok(found(folder, &mut store, &signed)?)
 }
@@ -224,9 +233,9 @@ async fn bring_modules(file: &Path, data: &DataFolder, settings: &Settings, chec
         if blobs.verify(&hash).await? == Condition::Sound {
             continue;
         }
-        let mut from = tokio::fs::File::open(file).await.map_err(open())?;
-        from.seek(SeekFrom::Start(*begins)).await.map_err(open())?;
-        blobs.import(from.take(*length), *length, Some(hash)).await?;
+        let mut from = File::open(file).map_err(open())?;
+        from.seek(SeekFrom::Start(*begins)).map_err(open())?;
+        blobs.import(blocking::file(from).take(*length), *length, Some(hash)).await?;
     }
     Ok(())
 }

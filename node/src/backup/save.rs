@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 use tribune_master::store_blobs;
+use tribune_p2p::blocking::{self, BlockingFile};
 use tribune_raft_store::machine::Applied;
 use tribune_raft_store::model::Signature;
 use tribune_raft_store::record::Record;
@@ -44,9 +45,9 @@ impl Draft {
     ///
     /// # Errors
     /// The system has no descriptor left.
-    pub fn writer(&self) -> Result<tokio::fs::File, BackupError> {
+    pub fn writer(&self) -> Result<BlockingFile, BackupError> {
         let file = self.file.as_file().try_clone().map_err(file_error("write", &self.path))?;
-        Ok(tokio::fs::File::from_std(file))
+        Ok(blocking::file(file))
     }
 
     /// Checks what was written to its last byte, and puts it in its place; gives what it is of, and its size in bytes.

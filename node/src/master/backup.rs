@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use tribune_master::store_blobs;
 use tribune_messages::api::ApiError;
+use tribune_p2p::blocking;
 
 use super::no_answer;
 use super::reign::Reign;
@@ -28,7 +29,7 @@ impl Reign {
         }
         let (name, scratch) = (self.name.clone(), self.store.folder().to_owned());
         let gathering = move || Contents::gather(&applied, name, (blobs, &there), &scratch);
-        let gathered = tokio::task::spawn_blocking(gathering).await;
+        let gathered = blocking::run(gathering).await;
         gathered.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
     }
 }

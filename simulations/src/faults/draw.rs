@@ -16,18 +16,18 @@ const OFTEN: [(&str, usize); 19] = [
     ("go", 4),
     ("held", 4),
     ("paused", 6),
-    ("verifying", 4),
+    ("verifying", 6),
     ("unpersisted", 4),
-    ("persisting", 6),
-    ("persisted", 8),
-    ("regressing", 9),
+    ("persisting", 8),
+    ("persisted", 10),
+    ("regressing", 10),
     ("regressed", 3),
     ("planned", 3),
     ("asked", 2),
     ("started", 2),
     ("wave", 2),
     ("election", 4),
-    ("deposed", 5),
+    ("deposed", 6),
     ("publishing", 4),
 ];
 
@@ -35,7 +35,7 @@ const OFTEN: [(&str, usize); 19] = [
 const CROWD: usize = 6;
 
 /// Aimed faults of a run. Most of them wait for a step that does not come.
-const AIMED: usize = 10;
+const AIMED: usize = 12;
 /// From one aim to the next, so that a run's are at different steps. It shares no divisor with how many there are.
 const STRIDE: usize = 37;
 
@@ -122,12 +122,15 @@ pub fn draw(rng: &mut StdRng, seed: u64, scene: Scene, nodes: usize, load: Durat
             Planned { when: When::Step { after, step, then }, fault: one(rng, kind, nodes) }
         })
         .collect();
-    // A master is deposed only where something parts it from the others.
-    let deposed = |planned: &Planned| matches!(planned.when, When::Step { step: "deposed" | "election", .. });
-    if planned.iter().any(deposed) {
+    // A master is deposed only where something parts it from the others; and nothing can be one-way where links are held.
+    let deposed = |planned: &&Planned| matches!(planned.when, When::Step { step: "deposed" | "election", .. });
+    let one_way = |planned: &Planned| matches!(planned.fault, Fault::OneWay { .. });
+    if planned.iter().any(|planned| deposed(&planned)) {
         let at = Duration::from_millis(rng.random_range(millis / 3..millis / 2));
-        let for_ = Duration::from_millis(rng.random_range(1_500..4_000));
-        planned.push(Planned { when: When::At(at), fault: Fault::CutOff { who: Who::Master, for_ } });
+        let (who, for_) = (Who::Master, Duration::from_millis(rng.random_range(1_500..4_000)));
+        let parted =
+            if planned.iter().filter(deposed).any(one_way) { Fault::OneWay { who, for_ } } else { Fault::CutOff { who, for_ } };
+        planned.push(Planned { when: When::At(at), fault: parted });
     }
     planned.extend(scene.faults(rng, nodes, millis));
     for _ in 0..rng.random_range(0..3) {
@@ -213,7 +216,7 @@ fn one(rng: &mut StdRng, kind: &str, nodes: usize) -> Fault {
             all.truncate(rng.random_range(1..=(nodes - 1).max(1)));
             Fault::Partition { side: all.into_iter().collect(), for_: after }
         }
-        "one-way" => Fault::OneWay { node, for_: after },
+        "one-way" => Fault::OneWay { who, for_: after },
         "cut-off" => Fault::CutOff { who, for_: after },
         "master-cut-off" => Fault::CutOff { who: Who::Master, for_: after },
         "flapping" => {

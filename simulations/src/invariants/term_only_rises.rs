@@ -7,8 +7,8 @@ use crate::seen::Seen;
 
 #[derive(Debug, Default)]
 pub struct TermOnlyRises {
-    /// By node and by which disk it has.
-    terms: BTreeMap<(String, u64), u64>,
+    /// By node, by which disk it has, and by its Raft id: what it said as another binds it no more.
+    terms: BTreeMap<((String, u64), Option<u64>), u64>,
 }
 
 impl Invariant for TermOnlyRises {
@@ -17,7 +17,7 @@ impl Invariant for TermOnlyRises {
     }
 
     fn sentence(&self) -> &'static str {
-        "The term that a node is in never goes back, also over a crash."
+        "While a node has one Raft id, the term that it is in never goes back, also over a crash."
     }
 
     fn step(&mut self, seen: &Seen) -> Result<(), String> {
@@ -26,7 +26,7 @@ impl Invariant for TermOnlyRises {
             let Some(term) = node.leadership.as_ref().map(|leadership| leadership.term).filter(|term| *term > 0) else {
                 continue;
             };
-            let last = self.terms.insert(node.on_disk(), term).unwrap_or(0);
+            let last = self.terms.insert((node.on_disk(), node.raft_id), term).unwrap_or(0);
             if term < last {
                 return Err(format!("{} was in term {last} and is in {term}", node.name));
             }

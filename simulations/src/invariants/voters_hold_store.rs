@@ -1,12 +1,17 @@
 //! A standby is promoted only when it holds every blob that the store keeps (DESIGN, section 3).
 
-use tribune_raft_store::model::RaftRole;
+use std::collections::BTreeMap;
+
+use tribune_raft_store::model::{NodeName, RaftRole};
 
 use super::Invariant;
 use crate::seen::Seen;
 
-#[derive(Debug)]
-pub struct VotersHoldStore;
+#[derive(Debug, Default)]
+pub struct VotersHoldStore {
+    /// Which disk each node had when it became a standby: one that was lost since cannot have what it had.
+    disks: BTreeMap<NodeName, u64>,
+}
 
 impl Invariant for VotersHoldStore {
     fn name(&self) -> &'static str {
@@ -25,9 +30,13 @@ impl Invariant for VotersHoldStore {
         let (Some(before), Some(now)) = (&seen.before, &seen.truth) else { return Ok(()) };
         for (name, node) in now.state.nodes().iter() {
             let was = before.state.nodes().get(name).map(|node| node.raft);
+            let disk = seen.nodes.iter().find(|other| other.name == name.as_str()).map_or(0, |node| node.disk_number);
+            if matches!(node.raft, RaftRole::Standby { .. }) && was != Some(node.raft) {
+                self.disks.insert(name.clone(), disk);
+            }
             let becomes =
                 matches!(node.raft, RaftRole::Voter { .. }) && was.is_some_and(|was| !matches!(was, RaftRole::Voter { .. }));
-            if !becomes {
+            if !becomes || self.disks.get(name).is_some_and(|had| *had != disk) {
                 continue;
             }
             for package in before.state.packages().values() {

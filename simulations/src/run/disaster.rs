@@ -1,7 +1,9 @@
-//! A majority of the voters is lost for good, and one node goes on from what it has.
+//! A majority of the voters is lost for good, and one node goes on: from what it has, or from a backup.
 //!
 //! One idea: it comes when all is at rest, so that nothing that was acknowledged is lost with them; whatever held before must hold across it.
 
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -9,22 +11,36 @@ use rand::seq::SliceRandom;
 use tribune_raft_store::model::Phase;
 
 use super::{QUIET_WITHIN, Reached, Run};
+use crate::cluster::GoesOn;
+use crate::plan::Disaster;
 use crate::run::Violation;
-use crate::seen::Seen;
+use crate::seen::{self, Seen};
+use crate::users::Users;
 
 /// How long the others are left to themselves after the loss, and after one has gone on.
 const ALONE: Duration = Duration::from_secs(5);
+/// How long the one that goes on alone is off, when its power is cut once more.
+const OFF: Duration = Duration::from_millis(500);
+/// How often a backup is made until it has everything.
+const BACKUPS: u32 = 5;
 
 impl Run<'_> {
-    /// Loses a majority of the voters, lets another go on, and waits until all have come to it; what does not hold, if anything.
+    /// Loses a majority of the voters, lets one node go on, and waits until all have come to it; what does not hold, if anything.
     ///
     /// # Errors
     /// A user or machine failed.
-    pub(super) fn lose_the_majority(&mut self) -> Result<Option<Violation>> {
+    pub(super) fn lose_the_majority(&mut self, disaster: Disaster, users: &Users) -> Result<Option<Violation>> {
         // What was just committed has reached everybody who is there.
         if let Reached::Violation(violation) = self.until(ALONE, |_| false)? {
             return Ok(Some(violation));
         }
+        let backup = match disaster {
+            Disaster::Recovery => None,
+            Disaster::Backup => match self.back_up(users)? {
+                Ok(backup) => Some(backup),
+                Err(violation) => return Ok(Some(violation)),
+            },
+        };
         let Some(seen) = self.seen.clone() else { return Ok(None) };
         let mut voters: Vec<usize> = (0..seen.nodes.len()).filter(|at| seen.voters().contains(&seen.nodes[*at].name)).collect();
         voters.shuffle(&mut rand::rng());
@@ -40,21 +56,18 @@ impl Run<'_> {
         if let Reached::Violation(violation) = self.until(ALONE, |_| false)? {
             return Ok(Some(violation));
         }
-        let name = seen.nodes[survivor].name.clone();
-        self.trace.note("run", format!("{name} is to go on alone"));
-        self.cluster.common.lock().recover = Some(name.clone());
-        self.chaos.turn_off(&mut self.cluster, survivor);
-        self.chaos.turn_on(&mut self.cluster, survivor);
-        for node in gone {
-            self.chaos.turn_on(&mut self.cluster, *node);
+        let (alone, from) = match (backup, gone.first()) {
+            (Some(file), Some(empty)) => (*empty, GoesOn::FromBackup(file)),
+            _ => (survivor, GoesOn::FromItsDisk),
+        };
+        let name = seen.nodes[alone].name.clone();
+        self.trace.note("run", format!("{name} is to go on alone: {from:?}"));
+        {
+            let mut shared = self.cluster.common.lock();
+            shared.lost.remove(&name);
+            shared.alone = Some((name.clone(), from));
         }
-        let leads = |run: &Run<'_>| run.seen.as_ref().is_some_and(|seen| leads(seen, &name));
-        match self.until(QUIET_WITHIN, leads)? {
-            Reached::Violation(violation) => return Ok(Some(violation)),
-            Reached::Not => return Ok(Some(self.liveness(&format!("{name} was to go on alone, and did not")))),
-            Reached::Yes => {}
-        }
-        if let Reached::Violation(violation) = self.until(ALONE, |_| false)? {
+        if let Some(violation) = self.begin_anew(alone, gone)? {
             return Ok(Some(violation));
         }
         self.chaos.turn_on(&mut self.cluster, *returns);
@@ -66,6 +79,57 @@ impl Run<'_> {
             }
             Reached::Yes => Ok(None),
         }
+    }
+
+    /// The node that is to go on alone is started, and those whose disks are gone; it leads, also when its power was cut.
+    fn begin_anew(&mut self, alone: usize, gone: &[usize]) -> Result<Option<Violation>> {
+        let name = self.cluster.places[alone].name.clone();
+        self.chaos.turn_off(&mut self.cluster, alone);
+        self.chaos.turn_on(&mut self.cluster, alone);
+        for node in gone {
+            self.chaos.turn_on(&mut self.cluster, *node);
+        }
+        for cut in [true, false] {
+            match self.until(QUIET_WITHIN, |run| run.seen.as_ref().is_some_and(|seen| leads(seen, &name)))? {
+                Reached::Violation(violation) => return Ok(Some(violation)),
+                Reached::Not => return Ok(Some(self.liveness(&format!("{name} was to go on alone, and did not")))),
+                Reached::Yes => {}
+            }
+            if cut {
+                self.chaos.turn_off(&mut self.cluster, alone);
+                if let Reached::Violation(violation) = self.until(OFF, |_| false)? {
+                    return Ok(Some(violation));
+                }
+                self.chaos.turn_on(&mut self.cluster, alone);
+            }
+        }
+        Ok(match self.until(ALONE, |_| false)? {
+            Reached::Violation(violation) => Some(violation),
+            _ => None,
+        })
+    }
+
+    /// Somebody takes a backup that has all that the record has.
+    fn back_up(&mut self, users: &Users) -> Result<Result<PathBuf, Violation>> {
+        for time in 1..=BACKUPS {
+            let file = self.cluster.folder.join(format!("backup-{time}"));
+            let made: Arc<Mutex<Option<u64>>> = Arc::default();
+            let (users, to, path) = (users.clone(), made.clone(), file.clone());
+            self.cluster.sim.client(format!("saver{time}"), async move {
+                let about = users.back_up(&path).await?;
+                *to.lock().unwrap_or_else(PoisonError::into_inner) = Some(about.index);
+                Ok(())
+            });
+            let index = move || *made.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Reached::Violation(violation) = self.until(QUIET_WITHIN, |_| index().is_some())? {
+                return Ok(Err(violation));
+            }
+            let newest = self.seen.as_ref().and_then(|seen| seen.truth.as_ref()).map(seen::index);
+            if newest.is_some() && index() == newest {
+                return Ok(Ok(file));
+            }
+        }
+        Ok(Err(self.liveness(&format!("of {BACKUPS} backups none had all of the record, though nothing is under way"))))
     }
 }
 

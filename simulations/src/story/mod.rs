@@ -79,6 +79,8 @@ pub enum Until {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Statement {
     Submit(Wish),
+    /// Somebody wants what is refused.
+    Refused(Wish),
     Decide(Choice),
     Fault(When, Fault),
     /// A node is taken out of the cluster.

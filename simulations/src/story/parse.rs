@@ -61,6 +61,7 @@ impl Story {
     fn statement(&self, word: &str, rest: &str) -> Result<Statement, String> {
         Ok(match word {
             "submit" => Statement::Submit(self.wish(rest)?),
+            "refused" => Statement::Refused(self.wish(rest)?),
             "regress" => Statement::Submit(self.wish(&format!("on {}", rest.trim_start_matches("on ")))?),
             "decide" => Statement::Decide(self.choice(rest)?),
             "cancel" => Statement::Decide(Choice::Cancel),
@@ -100,7 +101,7 @@ impl Story {
             "slow" => Fault::Slow { most: span(whom)?, for_ },
             _ => {
                 return Err(format!(
-                    "there is no statement or fault {word:?}; there are submit, regress, decide, cancel, persist, pause, resume, remove, \
+                    "there is no statement or fault {word:?}; there are submit, refused, regress, decide, cancel, persist, pause, resume, remove, \
                      let-in, when, until, wait, heal, show; kill, cut-power, cut-off, part, lose-disk, turn-a-bit, slow"
                 ));
             }

@@ -24,6 +24,7 @@ use crate::machine;
 use crate::seen::Seen;
 use crate::trace::{Event, Trace};
 use crate::users::Users;
+use crate::users::wishes::{is_unknown, why};
 
 /// Where the trace has what a story says of itself.
 pub const PLACE: &str = "story";
@@ -123,6 +124,16 @@ impl Teller {
                 let request = self.request(&wish)?;
                 if let Accepted::Update { update } = self.order(UserCommand::Submit { request }).await? {
                     self.last = Some(update);
+                }
+            }
+            Statement::Refused(wish) => {
+                let request = self.request(&wish)?;
+                self.users.history.submits();
+                let client = self.client.as_mut().context("nobody to speak to")?;
+                match client.order(UserCommand::Submit { request }, WITHIN).await {
+                    Err(error) if !is_unknown(&error) => self.say(format!("refused: {}", why(&error))),
+                    Err(error) => return Err(error.into()),
+                    Ok(accepted) => bail!("it was not refused: {accepted:?}"),
                 }
             }
             Statement::Decide(choice) => {

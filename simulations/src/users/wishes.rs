@@ -56,7 +56,7 @@ pub(super) fn decide(update: UpdateId, ballot_revision: u64, decision: Decision)
 }
 
 /// Why an order was refused, with what is in the way of a plan.
-pub(super) fn why(error: &ClientError) -> String {
+pub fn why(error: &ClientError) -> String {
     if let ClientError::Api(ApiError::Rejected(rejection)) = error
         && let Rejection::Blocked { plan } = rejection.as_ref()
     {
@@ -67,7 +67,7 @@ pub(super) fn why(error: &ClientError) -> String {
 }
 
 /// Whether an order may have been carried out all the same.
-pub(super) fn is_unknown(error: &ClientError) -> bool {
+pub fn is_unknown(error: &ClientError) -> bool {
     match error {
         ClientError::Api(ApiError::Timeout { .. } | ApiError::NoMaster { .. } | ApiError::Failed { .. }) => true,
         ClientError::Api(_) | ClientError::Refused { .. } | ClientError::Order(_) => false,
