@@ -137,7 +137,7 @@ impl Context {
     ///
     /// # Errors
     /// Why there is none.
-    pub async fn backup(&mut self, to: tokio::fs::File) -> Done<()> {
+    pub async fn backup(&mut self, to: impl tokio::io::AsyncWrite + Unpin) -> Done<()> {
         let (patience, live) = (self.global.patience(), self.print.is_live());
         let came = move |came: u64, of: u64| {
             if live {
