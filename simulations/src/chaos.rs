@@ -16,7 +16,7 @@ use crate::trace::Trace;
 use steps::{reached, states};
 
 /// Steps that are no state of an update.
-const BESIDE_UPDATES: [&str; 3] = ["election", "deposed", "publishing"];
+const BESIDE_UPDATES: [&str; 5] = ["election", "deposed", "standby", "voter", "publishing"];
 
 /// How long a message takes at most, if nothing is wrong.
 pub const FAST: Duration = Duration::from_millis(10);
@@ -70,6 +70,8 @@ pub struct Chaos {
     lost: bool,
     /// The term of each node when it was last looked at, and whether it was master.
     terms: BTreeMap<usize, (u64, bool)>,
+    /// With which Raft id each node last took part in Raft.
+    raft_ids: BTreeMap<usize, u64>,
     publishing: Publishing,
     /// How many of these were looked at.
     published: u64,
@@ -93,6 +95,7 @@ impl Chaos {
             one_way: BTreeSet::new(),
             lost: false,
             terms: BTreeMap::new(),
+            raft_ids: BTreeMap::new(),
             publishing: publishing.clone(),
             published: 0,
             trace: trace.clone(),
@@ -422,7 +425,7 @@ impl Chaos {
         }
     }
 
-    /// What became of masters, and of packages that users publish.
+    /// What became of masters, of who is in Raft, and of packages that users publish.
     fn reached_beside_updates(&mut self, seen: &Seen, reached: &mut BTreeMap<&'static str, Option<usize>>) {
         for (at, node) in seen.nodes.iter().enumerate() {
             let Some(leadership) = &node.leadership else {
@@ -437,6 +440,16 @@ impl Chaos {
             if was_master && !leadership.is_master {
                 reached.insert("deposed", Some(at));
             }
+        }
+        for (at, node) in seen.nodes.iter().enumerate() {
+            let new = node.raft_id.filter(|id| self.raft_ids.get(&at) != Some(id));
+            if let Some(id) = new {
+                self.raft_ids.insert(at, id);
+                reached.insert("standby", Some(at));
+            }
+        }
+        if let Some(name) = seen.new_voters().first() {
+            reached.insert("voter", seen.nodes.iter().position(|node| node.name == *name));
         }
         let published = self.publishing.load(Ordering::Relaxed);
         if published > self.published {

@@ -173,7 +173,7 @@ impl fmt::Display for Planned {
 }
 
 /// What faults are aimed at: where an update comes to, where one of its nodes comes to, and what becomes of masters.
-pub const STEPS: [&str; 25] = [
+pub const STEPS: [&str; 27] = [
     // An update's life.
     "queued",
     "asking",
@@ -202,6 +202,9 @@ pub const STEPS: [&str; 25] = [
     "election",
     // A master is none any more.
     "deposed",
+    // A node has just come into Raft, or becomes a voter.
+    "standby",
+    "voter",
     // A user publishes a package.
     "publishing",
 ];

@@ -119,6 +119,7 @@ fn likes(faults: &[Planned]) -> Likes {
                 likes.haste = true;
             }
             When::Step { step: "publishing", .. } => likes.publish = 0.4,
+            When::Step { step: "standby" | "voter", .. } => likes.members = 0.2,
             _ => {}
         }
     }

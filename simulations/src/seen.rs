@@ -131,6 +131,14 @@ impl Seen {
         voters.map(|node| node.name.to_string()).collect()
     }
 
+    /// The nodes that have just become voters, as the record has them.
+    pub fn new_voters(&self) -> Vec<String> {
+        let (Some(before), Some(now)) = (&self.before, &self.truth) else { return Vec::new() };
+        let votes = |role: RaftRole| matches!(role, RaftRole::Voter { .. });
+        let was = |name| before.state.nodes().get(name).is_some_and(|node| !votes(node.raft));
+        now.state.nodes().iter().filter(|(name, node)| votes(node.raft) && was(name)).map(|(name, _)| name.to_string()).collect()
+    }
+
     /// The nodes that have a part in Raft, as the record has them.
     pub fn in_raft(&self) -> Vec<String> {
         let Some(truth) = &self.truth else { return Vec::new() };

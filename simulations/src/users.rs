@@ -199,6 +199,11 @@ impl Users {
             client.upload(&item.file, PATIENT, |_| {}).await?;
             client.order(UserCommand::Publish { packages: BTreeSet::from([item.id]) }, PATIENT).await?;
         }
+        if first.values().all(BTreeSet::is_empty) {
+            self.trace.note("ada", "the cluster is up, and has no software");
+            self.stage.set(Stage::LOAD);
+            return Ok(());
+        }
         let request = UpdateRequest {
             kind: UpdateKind::Install,
             targets: Targets { nodes: first, classes: BTreeMap::new() },

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use tribune_tests::probe::{Entry, Said};
 
-/// A process: its node, its module, and its number.
+/// A process: its node, its module, its number, and when it began: numbers come again.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Who {
     /// The node's name.
@@ -18,6 +18,8 @@ pub struct Who {
     pub module: String,
     /// Its process id.
     pub pid: u32,
+    /// When it began, in ticks since the machine started.
+    pub start_time: u64,
 }
 
 impl std::fmt::Display for Who {
@@ -43,9 +45,11 @@ impl Heard {
             let node = node?;
             for file in fs::read_dir(node.path())? {
                 let name = file?.file_name().to_string_lossy().into_owned();
-                let (module, pid) = name.rsplit_once('.').context("a log without a pid")?;
+                let (rest, start_time) = name.rsplit_once('.').context("a log without the time of a start")?;
+                let (module, pid) = rest.rsplit_once('.').context("a log without a pid")?;
                 let node_name = node.file_name().to_string_lossy().into_owned();
-                let who = Who { node: node_name, module: module.replacen('.', "/", 1), pid: pid.parse()? };
+                let (module, start_time) = (module.replacen('.', "/", 1), start_time.parse()?);
+                let who = Who { node: node_name, module, pid: pid.parse()?, start_time };
                 self.read_on(&node.path().join(&name), who)?;
             }
         }

@@ -56,8 +56,8 @@ pub fn read_log(file: &Path) -> Vec<Entry> {
 }
 
 /// The file that the probe of a module writes with `--also FOLDER`: one for each process.
-pub fn own_log(folder: &Path, node: &str, module: &str, pid: u32) -> PathBuf {
-    folder.join(node).join(format!("{}.{pid}", module.replace('/', ".")))
+pub fn own_log(folder: &Path, node: &str, module: &str, (pid, start_time): (u32, u64)) -> PathBuf {
+    folder.join(node).join(format!("{}.{pid}.{start_time}", module.replace('/', ".")))
 }
 
 /// Tells the probe behind a control socket what to do; returns when it has understood.

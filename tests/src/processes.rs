@@ -62,6 +62,21 @@ pub fn those(wanted: impl Fn(&[String]) -> bool) -> Result<Vec<Process>> {
     Ok(found)
 }
 
+/// When this process began, in ticks since the machine started: with the pid, which comes again once all are used, one process only.
+pub fn own_start_time() -> Option<u64> {
+    let stat = fs::read_to_string("/proc/self/stat").ok()?;
+    start_time(&fields(&stat)?)
+}
+
+/// The fields of `/proc/PID/stat` from the third on. The name before them may have spaces; these have none.
+fn fields(stat: &str) -> Option<Vec<&str>> {
+    stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ').collect())
+}
+
+fn start_time(fields: &[&str]) -> Option<u64> {
+    fields.get(19)?.parse().ok()
+}
+
 /// One that has ended meanwhile has no files.
 fn read(pid: u32, path: &Path, wanted: impl Fn(&[String]) -> bool) -> Option<Process> {
     let args = fs::read(path.join("cmdline")).ok()?;
@@ -70,14 +85,12 @@ fn read(pid: u32, path: &Path, wanted: impl Fn(&[String]) -> bool) -> Option<Pro
         return None;
     }
     let stat = fs::read_to_string(path.join("stat")).ok()?;
-    // The name may have spaces; what follows it has none. The first of these fields is the third of all.
-    let (_, rest) = stat.rsplit_once(") ")?;
-    let fields: Vec<&str> = rest.split(' ').collect();
+    let fields = fields(&stat)?;
     if *fields.first()? == "Z" {
         return None;
     }
     let parent = fields.get(1).and_then(|parent| parent.parse().ok()).unwrap_or(0);
-    let start_time = fields.get(19).and_then(|time| time.parse().ok()).unwrap_or(0);
+    let start_time = start_time(&fields).unwrap_or(0);
     let environment = String::from_utf8_lossy(&fs::read(path.join("environ")).unwrap_or_default()).into_owned();
     Some(Process { pid, parent, start_time, args, environment })
 }

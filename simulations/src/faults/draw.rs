@@ -9,7 +9,7 @@ use rand::seq::SliceRandom;
 use super::{Fault, Planned, STEPS, When, Who};
 
 /// How often faults are aimed at steps that updates seldom come to, or soon leave; at the others once.
-const OFTEN: [(&str, usize); 19] = [
+const OFTEN: [(&str, usize); 21] = [
     ("distributing", 4),
     ("pending", 4),
     ("ready", 4),
@@ -28,6 +28,8 @@ const OFTEN: [(&str, usize); 19] = [
     ("wave", 2),
     ("election", 4),
     ("deposed", 6),
+    ("standby", 5),
+    ("voter", 5),
     ("publishing", 4),
 ];
 
@@ -35,7 +37,7 @@ const OFTEN: [(&str, usize); 19] = [
 const CROWD: usize = 6;
 
 /// Aimed faults of a run. Most of them wait for a step that does not come.
-const AIMED: usize = 12;
+const AIMED: usize = 14;
 /// From one aim to the next, so that a run's are at different steps. It shares no divisor with how many there are.
 const STRIDE: usize = 37;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tribune_raft_store::model::{NodeName, RaftRole};
+use tribune_raft_store::model::RaftRole;
 
 use super::Invariant;
 use crate::seen::Seen;
@@ -10,7 +10,7 @@ use crate::seen::Seen;
 #[derive(Debug, Default)]
 pub struct VotersHoldStore {
     /// Which disk each node had when it became a standby: one that was lost since cannot have what it had.
-    disks: BTreeMap<NodeName, u64>,
+    disks: BTreeMap<String, u64>,
 }
 
 impl Invariant for VotersHoldStore {
@@ -28,20 +28,19 @@ impl Invariant for VotersHoldStore {
 
     fn step(&mut self, seen: &Seen) -> Result<(), String> {
         let (Some(before), Some(now)) = (&seen.before, &seen.truth) else { return Ok(()) };
+        let disk = |name: &str| seen.nodes.iter().find(|node| node.name == name).map_or(0, |node| node.disk_number);
         for (name, node) in now.state.nodes().iter() {
             let was = before.state.nodes().get(name).map(|node| node.raft);
-            let disk = seen.nodes.iter().find(|other| other.name == name.as_str()).map_or(0, |node| node.disk_number);
             if matches!(node.raft, RaftRole::Standby { .. }) && was != Some(node.raft) {
-                self.disks.insert(name.clone(), disk);
+                self.disks.insert(name.to_string(), disk(name.as_str()));
             }
-            let becomes =
-                matches!(node.raft, RaftRole::Voter { .. }) && was.is_some_and(|was| !matches!(was, RaftRole::Voter { .. }));
-            if !becomes || self.disks.get(name).is_some_and(|had| *had != disk) {
+        }
+        for name in seen.new_voters() {
+            if self.disks.get(&name).is_some_and(|had| *had != disk(&name)) {
                 continue;
             }
             for package in before.state.packages().values() {
-                if let Some(module) = package.manifest.modules.iter().find(|module| !seen.holds(name.as_str(), &module.signature))
-                {
+                if let Some(module) = package.manifest.modules.iter().find(|module| !seen.holds(&name, &module.signature)) {
                     return Err(format!("{name} is a voter, and lacks {} of {}", module.name, package.manifest.name));
                 }
             }

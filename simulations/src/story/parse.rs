@@ -69,10 +69,17 @@ impl Story {
             "pause" => Statement::Decide(Choice::Pause),
             "resume" => Statement::Decide(Choice::Resume),
             "when" => {
-                let (step, fault) = rest.split_once(':').ok_or("say it as `when STEP: FAULT`")?;
+                let (step, fault) =
+                    rest.split_once(':').ok_or("say it as `when STEP: FAULT` or `when STEP, TIME later: FAULT`")?;
+                let (step, then) = match step.split_once(',') {
+                    Some((step, later)) => {
+                        (step, span(later.trim_end().strip_suffix("later").ok_or("say how much later: `TIME later`")?)?)
+                    }
+                    None => (step, Duration::ZERO),
+                };
                 let step = STEPS.into_iter().find(|known| *known == step.trim());
                 let step = step.ok_or_else(|| format!("there is no such step; there are {}", STEPS.join(", ")))?;
-                Statement::Fault(When::Step { after: FROM_NOW, step, then: Duration::ZERO }, self.fault(fault.trim())?)
+                Statement::Fault(When::Step { after: FROM_NOW, step, then }, self.fault(fault.trim())?)
             }
             "remove" => Statement::Remove(self.node(rest)?),
             "let-in" => Statement::LetIn(self.node(rest)?),

@@ -41,10 +41,10 @@ pub fn one(evidence: &mut Evidence<'_>) -> Result<()> {
 pub fn all_hear(evidence: &mut Evidence<'_>) -> Result<()> {
     let mut running = BTreeSet::new();
     for (node, services) in evidence.world.nodes.iter().zip(evidence.world.services_everywhere()?) {
-        running.extend(services.into_iter().map(|service| (node.name.clone(), service.pid)));
+        running.extend(services.into_iter().map(|service| (node.name.clone(), service.pid, service.start_time)));
     }
     for (who, said) in &evidence.heard.said {
-        if !running.contains(&(who.node.clone(), who.pid)) {
+        if !running.contains(&(who.node.clone(), who.pid, who.start_time)) {
             continue;
         }
         let heard = heard(said);

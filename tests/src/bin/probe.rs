@@ -29,6 +29,7 @@ use tribune_process::{
     Session,
 };
 use tribune_tests::probe::{Entry, Said, own_log};
+use tribune_tests::processes::own_start_time;
 
 #[derive(Debug, Clone)]
 struct Script {
@@ -80,7 +81,8 @@ fn log(said: Said) {
 fn open_own_log(args: &[String], module: &str) -> Result<()> {
     let Some(folder) = args.iter().skip_while(|arg| *arg != "--also").nth(1) else { return Ok(()) };
     let node = std::env::var("TRIBUNE_NODE").context("TRIBUNE_NODE is not set")?;
-    let path = own_log(Path::new(folder), &node, module, std::process::id());
+    let started = own_start_time().context("/proc does not say when this process began")?;
+    let path = own_log(Path::new(folder), &node, module, (std::process::id(), started));
     std::fs::create_dir_all(path.parent().context("a file in a folder")?)?;
     let file = File::options().create(true).append(true).open(path)?;
     // Nobody else sets it.
