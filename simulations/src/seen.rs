@@ -146,6 +146,13 @@ impl Seen {
         nodes.map(|node| node.name.to_string()).collect()
     }
 
+    /// Whether a voter has lost the disk that it had as such, and has not come back into Raft since.
+    pub fn has_lost_disk(&self, voter: &str) -> bool {
+        let record = self.truth.as_ref().and_then(|truth| truth.state.nodes().values().find(|node| node.name.as_str() == voter));
+        let known = record.and_then(|node| node.raft.raft_id());
+        self.nodes.iter().any(|node| node.name == voter && node.disk_number > 1 && node.raft_id != known)
+    }
+
     /// Whether a node has a module in its package store, on disk.
     pub fn holds(&self, node: &str, signature: &Signature) -> bool {
         let hex = signature.to_string();

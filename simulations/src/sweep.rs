@@ -1,15 +1,19 @@
 //! Many runs: a process for each seed, some at a time, and what they came to together.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use tribune_planted::Bug;
+use wait_timeout::ChildExt;
 
 use crate::faults::{Fault, STEPS};
 use crate::plan::Plan;
@@ -26,6 +30,17 @@ pub struct Line {
     pub updates: usize,
     /// By state and fault: how often they met.
     pub met: Vec<(String, String, u64)>,
+}
+
+/// A run takes a second or two. One that takes so long does not come to its end: whoever waits in place for what only time can bring stops time.
+const STANDS_STILL: Duration = Duration::from_secs(600);
+
+impl Line {
+    /// A run that said nothing of itself.
+    fn failed(seed: u64, what: &str, why: String) -> Self {
+        let (hash, met) = (String::new(), Vec::new());
+        Self { seed, hash, violation: Some((what.to_owned(), why)), virtual_seconds: 0.0, updates: 0, met }
+    }
 }
 
 impl From<&Outcome> for Line {
@@ -106,18 +121,38 @@ pub fn one(program: &Path, seed: u64, without: &[usize], plant: Option<Bug>) -> 
     if let Some(bug) = plant {
         command.args(["--plant", bug.name()]);
     }
-    let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().context("starting a run")?;
-    let last = String::from_utf8_lossy(&stdout).lines().last().map(str::to_owned);
-    let parsed = last.and_then(|line| serde_json::from_str::<Line>(&line).ok());
-    let said = String::from_utf8_lossy(&stderr).lines().next().unwrap_or("nothing").to_owned();
-    Ok(parsed.unwrap_or_else(|| Line {
-        seed,
-        hash: String::new(),
-        violation: Some(("crash".into(), format!("the run ended with {status} and said: {said}"))),
-        virtual_seconds: 0.0,
-        updates: 0,
-        met: Vec::new(),
+    let mut run = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("starting a run")?;
+    let (stdout, stderr) = (reading(run.stdout.take()), reading(run.stderr.take()));
+    let status = run.wait_timeout(STANDS_STILL).context("waiting for a run")?;
+    if status.is_none() {
+        run.kill().context("ending a run that stands still")?;
+        run.wait().context("waiting for a run")?;
+    }
+    let (said, complained) = (stdout.join().unwrap_or_default(), stderr.join().unwrap_or_default());
+    let Some(status) = status else {
+        return Ok(Line::failed(
+            seed,
+            "stands-still",
+            format!("it was not over after {STANDS_STILL:?}: something does not let time go on"),
+        ));
+    };
+    let parsed = said.lines().last().and_then(|line| serde_json::from_str::<Line>(line).ok());
+    Ok(parsed.unwrap_or_else(|| {
+        let why = complained.lines().next().unwrap_or("nothing");
+        Line::failed(seed, "crash", format!("the run ended with {status} and said: {why}"))
     }))
+}
+
+/// Reads all that a run says, beside it.
+fn reading(from: Option<impl Read + Send + 'static>) -> JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut from) = from {
+            // What came before it broke off is enough.
+            let _ = from.read_to_end(&mut bytes);
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
 }
 
 /// Plays seeds with a bug planted until one finds it: by which invariant, and which seed.

@@ -12,7 +12,7 @@ impl Invariant for PublishedOnMajority {
     }
 
     fn sentence(&self) -> &'static str {
-        "When a package is published, a majority of the voters has its modules on disk."
+        "When a package is published, a majority of the voters has its modules on disk, or had it before a disk was lost."
     }
 
     fn only_of_record(&self) -> bool {
@@ -27,7 +27,9 @@ impl Invariant for PublishedOnMajority {
         let voters = seen.voters();
         for (id, package) in now.state.packages().iter().filter(|(id, _)| !before.state.packages().contains(id)) {
             for module in &package.manifest.modules {
-                let have = voters.iter().filter(|voter| seen.holds(voter, &module.signature)).count();
+                // One that has lost its disk since had it when the order was given.
+                let had = |voter: &&String| seen.holds(voter, &module.signature) || seen.has_lost_disk(voter);
+                let have = voters.iter().filter(had).count();
                 if have * 2 <= voters.len() {
                     let title = format!("{} {}", package.manifest.name, package.manifest.version);
                     return Err(format!("{title} ({}) is published, and {have} of {} voters have it", id.short(), voters.len()));

@@ -104,12 +104,13 @@ impl Story {
             "cut-off" => Fault::CutOff { who: self.who(whom)?, for_ },
             "part" => Fault::Partition { side: self.some_nodes(whom)?, for_ },
             "lose-disk" => Fault::DiskLost { who: self.who(whom)?, after: for_ },
+            "fill-disk" => Fault::DiskFull { who: self.who(whom)?, for_ },
             "turn-a-bit" => Fault::BitTurned { who: self.who(whom)?, local: true },
             "slow" => Fault::Slow { most: span(whom)?, for_ },
             _ => {
                 return Err(format!(
                     "there is no statement or fault {word:?}; there are submit, refused, regress, decide, cancel, persist, pause, resume, remove, \
-                     let-in, when, until, wait, heal, show; kill, cut-power, cut-off, part, lose-disk, turn-a-bit, slow"
+                     let-in, when, until, wait, heal, show; kill, cut-power, cut-off, part, lose-disk, fill-disk, turn-a-bit, slow"
                 ));
             }
         })

@@ -195,9 +195,8 @@ impl Task {
         }
     }
 
-    /// When a wait has taken as long as it may.
+    /// When each wait will have taken as long as it may.
     pub(super) fn wait_limits(&self) -> Vec<Moment> {
-        let now = self.now();
         let mut limits = Vec::new();
         let target = self.target().1.and_then(|update| self.scope(update));
         for (wait, since) in &self.state.waits {
@@ -208,7 +207,6 @@ impl Task {
                 limits.extend(scope.map(|scope| since.saturating_add(start_within(&scope.old, &child.key).as_millis())));
             }
         }
-        limits.retain(|limit| *limit > now);
         limits
     }
 

@@ -146,6 +146,7 @@ async fn read_state(
         held: BTreeMap::new(),
         modules: Modules::Believed,
         damaged: BTreeMap::new(),
+        looked_at: 0,
         again: None,
         waits: BTreeMap::new(),
         patience: BTreeSet::new(),

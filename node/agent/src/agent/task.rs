@@ -96,6 +96,8 @@ pub(super) struct State {
     pub(super) modules: Modules,
     /// Modules that are not as they were staged, and are not started.
     pub(super) damaged: BTreeMap<String, String>,
+    /// When it last began to look at what is to be done: what was due by then was done, or waits for `again`.
+    pub(super) looked_at: Moment,
     /// When something that the machine refused is tried again, and what it was.
     pub(super) again: Option<(Moment, String)>,
     /// What is waited for before children run as they should, each since when.
@@ -326,6 +328,7 @@ impl Task {
     }
 
     async fn advance_once(&mut self) -> Result<Moved, Stuck> {
+        self.state.looked_at = self.now();
         self.see_children().await?;
         if std::mem::replace(&mut self.state.modules, Modules::Believed) == Modules::Doubted {
             self.look_at_modules().await?;
@@ -505,23 +508,25 @@ impl Task {
         });
     }
 
-    /// When something is due without anything happening.
+    /// When something is due without anything happening. What became due since it last looked is due at once; what was due before, and could
+    /// not be done, for instance since the disk is full, is tried again in a while.
     fn next_wake(&self) -> Option<Instant> {
-        let now = self.now();
+        let looked_at = self.state.looked_at;
         let mut moments: Vec<Moment> = Vec::new();
         for open in self.state.updates.values().filter(|open| !open.journal.has_ended()) {
             moments.extend(open.journal.polls.iter().filter_map(Poll::next_wake));
-            moments.extend(self.changeover_wake(open).filter(|moment| *moment > now));
+            moments.extend(self.changeover_wake(open));
         }
         if self.state.updates.keys().any(|id| self.looks(*id)) {
             moments.extend(self.state.register.next_wake());
         }
-        moments.extend(self.state.watch.next_wake(now));
-        moments.extend(self.state.handing_over.values().map(|handing| handing.until).filter(|until| *until > now));
-        moments.extend(self.state.held.values().map(|(until, _)| *until).filter(|until| *until > now));
+        moments.extend(self.state.watch.wakes());
+        moments.extend(self.state.handing_over.values().map(|handing| handing.until));
+        moments.extend(self.state.held.values().map(|(until, _)| *until));
         moments.extend(self.state.again.as_ref().map(|(moment, _)| *moment));
         moments.extend(self.wait_limits());
-        moments.into_iter().min().map(|moment| self.clock.instant(moment))
+        let next = moments.into_iter().filter(|moment| *moment > looked_at).min();
+        next.map(|moment| self.clock.instant(moment))
     }
 }
 

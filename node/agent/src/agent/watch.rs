@@ -185,9 +185,9 @@ impl Watch {
         kid.complaint.clone().or(last).unwrap_or_else(|| "it did not say that it is ready".into())
     }
 
-    /// When a child may come up without anything being said.
-    pub(super) fn next_wake(&self, now: Moment) -> Option<Moment> {
-        self.kids.values().map(|kid| kid.since.saturating_add(STEADY)).filter(|at| *at > now).min()
+    /// When each child may have come up without anything being said.
+    pub(super) fn wakes(&self) -> impl Iterator<Item = Moment> + '_ {
+        self.kids.values().map(|kid| kid.since.saturating_add(STEADY))
     }
 }
 
