@@ -93,8 +93,11 @@ impl Fault {
         }
     }
 
-    /// All kinds.
-    pub const KINDS: [&'static str; 20] = [
+    /// Kinds by which something is lost for good, which is so once in a run at most.
+    pub const LOSSES: [&'static str; 2] = ["bit-turned", "disk-lost"];
+
+    /// All other kinds.
+    pub const KINDS: [&'static str; 18] = [
         "agent-killed",
         "processes-killed",
         "power-cut",
@@ -108,13 +111,11 @@ impl Fault {
         "slow",
         "lossy",
         "users-dropped",
-        "bit-turned",
         "hung",
         "master-apart",
         "slow-disk",
         "disk-full",
         "liar",
-        "disk-lost",
     ];
 }
 

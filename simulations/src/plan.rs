@@ -8,7 +8,7 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
 use crate::faults::draw::{self, Scene};
-use crate::faults::{Planned, When};
+use crate::faults::{Fault, Planned, When};
 use crate::story::Story;
 use crate::users::Likes;
 
@@ -65,7 +65,7 @@ impl Plan {
         let sizes: &[usize] =
             if scene == Scene::TwoMasters { &[4, 4, 5, 5, 7, 8] } else { &[3, 3, 3, 3, 4, 4, 5, 5, 5, 5, 7, 8] };
         let nodes = *sizes.choose(&mut rng).unwrap_or(&FEWEST);
-        let spares = *[0, 0, 1, 1].choose(&mut rng).unwrap_or(&0);
+        let spares = 1;
         let mut members: BTreeSet<usize> = (FEWEST..nodes + spares).filter(|_| rng.random_bool(NEVER_VOTES)).collect();
         if scene == Scene::TwoMasters {
             members.insert(draw::last(nodes));
@@ -123,5 +123,7 @@ fn likes(faults: &[Planned]) -> Likes {
             _ => {}
         }
     }
+    // One loss in a run is enough.
+    likes.removals = !faults.iter().any(|planned| matches!(planned.fault, Fault::DiskLost { .. }));
     likes
 }

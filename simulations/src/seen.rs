@@ -150,7 +150,7 @@ impl Seen {
     pub fn has_lost_disk(&self, voter: &str) -> bool {
         let record = self.truth.as_ref().and_then(|truth| truth.state.nodes().values().find(|node| node.name.as_str() == voter));
         let known = record.and_then(|node| node.raft.raft_id());
-        self.nodes.iter().any(|node| node.name == voter && node.disk_number > 1 && node.raft_id != known)
+        self.nodes.iter().any(|node| node.name == voter && node.machine.lock().disk_number > 1 && node.raft_id != known)
     }
 
     /// Whether a node has a module in its package store, on disk.

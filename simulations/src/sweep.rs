@@ -204,9 +204,10 @@ pub fn table(lines: &[Line]) -> String {
             *met.entry(state).or_default().entry(fault).or_default() += count;
         }
     }
-    let mut table = format!("| step | {} |\n| --- |{}\n", Fault::KINDS.join(" | "), " --- |".repeat(Fault::KINDS.len()));
+    let kinds = [Fault::KINDS.as_slice(), &Fault::LOSSES].concat();
+    let mut table = format!("| step | {} |\n| --- |{}\n", kinds.join(" | "), " --- |".repeat(kinds.len()));
     for (state, faults) in met {
-        let counts: Vec<String> = Fault::KINDS.iter().map(|kind| faults.get(kind).copied().unwrap_or(0).to_string()).collect();
+        let counts: Vec<String> = kinds.iter().map(|kind| faults.get(kind).copied().unwrap_or(0).to_string()).collect();
         table.push_str(&format!("| {state} | {} |\n", counts.join(" | ")));
     }
     table

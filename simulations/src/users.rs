@@ -106,6 +106,8 @@ pub struct Likes {
     pub publish: f64,
     /// To let nodes in, or take them out.
     pub members: f64,
+    /// Whether they take nodes out at all.
+    pub removals: bool,
     /// Whether they look again soon.
     pub haste: bool,
 }
@@ -122,6 +124,7 @@ impl Default for Likes {
             regress: 0.2,
             publish: 0.1,
             members: 0.04,
+            removals: true,
             haste: false,
         }
     }
@@ -370,7 +373,7 @@ impl Users {
         if let Some(node) = spare {
             return self.let_in(user, client, &node).await;
         }
-        let Some(node) = members.choose(&mut rand::rng()).filter(|_| nodes > FEWEST) else { return };
+        let Some(node) = members.choose(&mut rand::rng()).filter(|_| nodes > FEWEST && self.likes.removals) else { return };
         let Ok(name) = node.parse() else { return };
         if std::mem::replace(&mut self.common.lock().one_is_gone, true) {
             return;

@@ -134,6 +134,7 @@ pub fn draw(rng: &mut StdRng, seed: u64, scene: Scene, nodes: usize, load: Durat
             if planned.iter().filter(deposed).any(one_way) { Fault::OneWay { who, for_ } } else { Fault::CutOff { who, for_ } };
         planned.push(Planned { when: When::At(at), fault: parted });
     }
+    planned.extend(loss(rng, &steps, seed, nodes, millis));
     planned.extend(scene.faults(rng, nodes, millis));
     for _ in 0..rng.random_range(0..3) {
         let at = Duration::from_millis(rng.random_range(0..millis));
@@ -144,6 +145,16 @@ pub fn draw(rng: &mut StdRng, seed: u64, scene: Scene, nodes: usize, load: Durat
         When::At(at) | When::Step { after: at, .. } => at,
     });
     planned
+}
+
+/// In every other run something is lost for good, at one step after the other.
+fn loss(rng: &mut StdRng, steps: &[&'static str], seed: u64, nodes: usize, millis: u64) -> Option<Planned> {
+    let turn = usize::try_from(seed / 2).unwrap_or_default();
+    let kind = Fault::LOSSES[turn % Fault::LOSSES.len()];
+    let step = steps[turn / Fault::LOSSES.len() * STRIDE % steps.len()];
+    let after = Duration::from_millis(rng.random_range(0..millis / 3));
+    let when = When::Step { after, step, then: Duration::from_millis(rng.random_range(0..20)) };
+    (seed % 2 == 1).then(|| Planned { when, fault: one(rng, kind, nodes) })
 }
 
 fn narrow(rng: &mut StdRng, pair: usize, nodes: usize, millis: u64) -> Planned {

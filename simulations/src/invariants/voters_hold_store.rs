@@ -28,7 +28,9 @@ impl Invariant for VotersHoldStore {
 
     fn step(&mut self, seen: &Seen) -> Result<(), String> {
         let (Some(before), Some(now)) = (&seen.before, &seen.truth) else { return Ok(()) };
-        let disk = |name: &str| seen.nodes.iter().find(|node| node.name == name).map_or(0, |node| node.disk_number);
+        // As it is now, like what is on it: it may have been lost in this very step.
+        let disk =
+            |name: &str| seen.nodes.iter().find(|node| node.name == name).map_or(0, |node| node.machine.lock().disk_number);
         for (name, node) in now.state.nodes().iter() {
             let was = before.state.nodes().get(name).map(|node| node.raft);
             if matches!(node.raft, RaftRole::Standby { .. }) && was != Some(node.raft) {
