@@ -474,11 +474,19 @@ impl Users {
         }
     }
 
-    /// Takes a backup; gives what it is of.
-    ///
-    /// # Errors
-    /// It cannot be made.
-    pub async fn back_up(&self, file: &Path) -> Result<About> {
+    /// Takes a backup, of whichever node gives one; gives what it is of.
+    pub async fn back_up(&self, file: &Path) -> About {
+        loop {
+            match self.try_to_back_up(file).await {
+                Ok(about) => return about,
+                // This one may have been taken out of the cluster.
+                Err(error) => self.trace.note("saver", format!("hears: {error:#}")),
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    async fn try_to_back_up(&self, file: &Path) -> Result<About> {
         let mut client = self.client().await?;
         let draft = Draft::begin(file)?;
         client.backup(draft.writer()?, PATIENT, |_, _| {}).await?;
