@@ -16,12 +16,14 @@ use crate::users::Likes;
 const TOLD_WITHIN: Duration = Duration::from_secs(1_200);
 /// How many nodes a cluster has at least.
 const FEWEST: usize = 3;
+/// Machines whose nodes may join later.
+const SPARES: usize = 1;
 /// How likely a node beyond these is one that never votes.
 const NEVER_VOTES: f64 = 0.4;
 /// In how many runs a majority of the voters is lost in the end.
 const DISASTERS: f64 = 0.5;
 /// In how many of these the cluster goes on from a backup.
-const BACKUPS: f64 = 0.5;
+const FROM_BACKUP: f64 = 0.5;
 /// How many seconds the users want things, and things go wrong.
 const LOAD: std::ops::RangeInclusive<u64> = 20..=60;
 
@@ -65,7 +67,7 @@ impl Plan {
         let sizes: &[usize] =
             if scene == Scene::TwoMasters { &[4, 4, 5, 5, 7, 8] } else { &[3, 3, 3, 3, 4, 4, 5, 5, 5, 5, 7, 8] };
         let nodes = *sizes.choose(&mut rng).unwrap_or(&FEWEST);
-        let spares = 1;
+        let spares = SPARES;
         let mut members: BTreeSet<usize> = (FEWEST..nodes + spares).filter(|_| rng.random_bool(NEVER_VOTES)).collect();
         if scene == Scene::TwoMasters {
             members.insert(draw::last(nodes));
@@ -74,7 +76,7 @@ impl Plan {
         let load = Duration::from_secs(rng.random_range(LOAD));
         let faults = draw::draw(&mut rng, seed, scene, nodes, load);
         let likes = likes(&faults);
-        let goes_on = if rng.random_bool(BACKUPS) { Disaster::Backup } else { Disaster::Recovery };
+        let goes_on = if rng.random_bool(FROM_BACKUP) { Disaster::Backup } else { Disaster::Recovery };
         let disaster = rng.random_bool(DISASTERS).then_some(goes_on);
         Self { seed, nodes, spares, members, users, crowd: scene.crowd(), load, faults, likes, disaster, story: None }
     }

@@ -60,6 +60,8 @@ pub struct Seen {
     pub truth: Option<State>,
     /// The one before it.
     pub before: Option<State>,
+    /// Which disk each node had when it came into Raft, by its name and Raft id.
+    disks: BTreeMap<(String, u64), u64>,
 }
 
 impl Seen {
@@ -82,6 +84,12 @@ impl Seen {
                 fence: inside.map(Inside::fence),
             });
         }
+        let mut disks = last.map(|last| last.disks.clone()).unwrap_or_default();
+        for node in &nodes {
+            if let Some(raft_id) = node.raft_id {
+                disks.entry((node.name.clone(), raft_id)).or_insert(node.disk_number);
+            }
+        }
         let known = last.and_then(|last| last.truth.clone());
         let furthest = nodes.iter().filter_map(|node| node.state.clone()).max_by_key(index);
         let truth = match (known.clone(), furthest) {
@@ -89,7 +97,7 @@ impl Seen {
             (None, furthest) => furthest,
             (known, _) => known,
         };
-        Self { at: cluster.sim.elapsed(), nodes, truth, before: known }
+        Self { at: cluster.sim.elapsed(), nodes, truth, before: known, disks }
     }
 
     /// Whether the record is another than when it was last looked at.
@@ -146,11 +154,13 @@ impl Seen {
         nodes.map(|node| node.name.to_string()).collect()
     }
 
-    /// Whether a voter has lost the disk that it had as such, and has not come back into Raft since.
+    /// Whether a voter has lost the disk with which it came into Raft, and has not come into it again since. What is on a disk is looked at
+    /// as it is now, and so is which disk it is: it may have been lost in this very step.
     pub fn has_lost_disk(&self, voter: &str) -> bool {
         let record = self.truth.as_ref().and_then(|truth| truth.state.nodes().values().find(|node| node.name.as_str() == voter));
-        let known = record.and_then(|node| node.raft.raft_id());
-        self.nodes.iter().any(|node| node.name == voter && node.machine.lock().disk_number > 1 && node.raft_id != known)
+        let had = record.and_then(|node| self.disks.get(&(voter.to_owned(), node.raft.raft_id()?)));
+        let has = self.nodes.iter().find(|node| node.name == voter).map(|node| node.machine.lock().disk_number);
+        had.is_some_and(|had| has != Some(*had))
     }
 
     /// Whether a node has a module in its package store, on disk.

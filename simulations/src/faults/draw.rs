@@ -147,11 +147,14 @@ pub fn draw(rng: &mut StdRng, seed: u64, scene: Scene, nodes: usize, load: Durat
     planned
 }
 
-/// In every other run something is lost for good, at one step after the other.
+/// One step after the other, and at each one kind of loss after the other.
+fn loss_at(steps: &[&'static str], turn: usize) -> (&'static str, &'static str) {
+    (steps[turn / Fault::LOSSES.len() * STRIDE % steps.len()], Fault::LOSSES[turn % Fault::LOSSES.len()])
+}
+
+/// In every other run something is lost for good.
 fn loss(rng: &mut StdRng, steps: &[&'static str], seed: u64, nodes: usize, millis: u64) -> Option<Planned> {
-    let turn = usize::try_from(seed / 2).unwrap_or_default();
-    let kind = Fault::LOSSES[turn % Fault::LOSSES.len()];
-    let step = steps[turn / Fault::LOSSES.len() * STRIDE % steps.len()];
+    let (step, kind) = loss_at(steps, usize::try_from(seed / 2).unwrap_or_default());
     let after = Duration::from_millis(rng.random_range(0..millis / 3));
     let when = When::Step { after, step, then: Duration::from_millis(rng.random_range(0..20)) };
     (seed % 2 == 1).then(|| Planned { when, fault: one(rng, kind, nodes) })
@@ -253,6 +256,20 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+
+    #[test]
+    fn each_loss_comes_up_at_each_step_as_often_as_it_should() {
+        let steps = aims();
+        let mut met: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+        for turn in 0..steps.len() * Fault::LOSSES.len() {
+            *met.entry(loss_at(&steps, turn)).or_default() += 1;
+        }
+        for step in STEPS {
+            for kind in Fault::LOSSES {
+                assert_eq!(met.get(&(step, kind)), Some(&how_often(step)), "{kind} at {step}");
+            }
+        }
+    }
 
     #[test]
     fn each_pair_of_a_step_and_a_kind_of_fault_comes_up_as_often_as_it_should() {

@@ -94,7 +94,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(should_have::ShouldHave),
         Box::new(nothing_lost::NothingLost),
         Box::new(published_on_majority::PublishedOnMajority),
-        Box::new(voters_hold_store::VotersHoldStore::default()),
+        Box::new(voters_hold_store::VotersHoldStore),
         Box::new(carried_out_once::CarriedOutOnce),
         Box::new(fence_only_rises::FenceOnlyRises::default()),
         Box::new(decided_as_seen::DecidedAsSeen),

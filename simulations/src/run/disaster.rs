@@ -22,7 +22,7 @@ const ALONE: Duration = Duration::from_secs(5);
 /// How long the one that goes on alone is off, when its power is cut once more.
 const OFF: Duration = Duration::from_millis(500);
 /// How often a backup is made until it has everything.
-const BACKUPS: u32 = 5;
+const TRIES: u32 = 5;
 
 impl Run<'_> {
     /// Loses a majority of the voters, lets one node go on, and waits until all have come to it; what does not hold, if anything.
@@ -111,7 +111,7 @@ impl Run<'_> {
 
     /// Somebody takes a backup that has all that the record has.
     fn back_up(&mut self, users: &Users) -> Result<Result<PathBuf, Violation>> {
-        for time in 1..=BACKUPS {
+        for time in 1..=TRIES {
             let file = self.cluster.folder.join(format!("backup-{time}"));
             let made: Arc<Mutex<Option<u64>>> = Arc::default();
             let (users, to, path) = (users.clone(), made.clone(), file.clone());
@@ -129,7 +129,7 @@ impl Run<'_> {
                 return Ok(Ok(file));
             }
         }
-        Ok(Err(self.liveness(&format!("of {BACKUPS} backups none had all of the record, though nothing is under way"))))
+        Ok(Err(self.liveness(&format!("of {TRIES} backups none had all of the record, though nothing is under way"))))
     }
 }
 

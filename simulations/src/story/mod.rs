@@ -1,8 +1,8 @@
 //! A cluster's story in some twenty lines: who wants what, what goes wrong and when, and what came of it, to be read by people and compared
 //! with what it was.
 //!
-//! One idea: a line is one statement, carried out after the one before; `when STEP: FAULT` waits in the background for its step, and `when STEP, TIME later: FAULT` so
-//! much longer.
+//! One idea: a line is one statement, carried out after the one before; `when STEP: FAULT` waits in the background for its step, and
+//! `when STEP, TIME later: FAULT` so much longer.
 //! What is printed says what moved in the record, and no times, so that it changes only when the story does.
 //!
 //! ```text
