@@ -1,6 +1,7 @@
 //! Lets faults come when they are due, and heals them.
 
 mod damage;
+mod inflict;
 mod steps;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::cluster::Cluster;
-use crate::faults::{Fault, Planned, When, Who};
+use crate::faults::{Fault, Planned, When};
 use crate::machine::wire::{self, break_between};
 use crate::seen::Seen;
 use crate::trace::Trace;
@@ -27,7 +28,8 @@ enum Heal {
     Start(usize),
     Join(Vec<Link>),
     Hear(usize),
-    Part(usize),
+    /// A node that comes and goes is cut off again, until then.
+    Part(usize, Duration),
     Fast,
     /// Messages of a node are as fast as others again.
     Sound(usize),
@@ -65,7 +67,8 @@ pub struct Chaos {
     down: BTreeSet<usize>,
     /// Machines that are held apart, and how often.
     apart: BTreeMap<Link, u32>,
-    one_way: BTreeSet<usize>,
+    /// Nodes of which what they say does not reach these others.
+    one_way: BTreeMap<usize, Vec<usize>>,
     /// Whether something was lost for good: on one node only in a run, for a majority must have what is acknowledged.
     lost: bool,
     /// The term of each node when it was last looked at, and whether it was master.
@@ -92,7 +95,7 @@ impl Chaos {
             heals: Vec::new(),
             down: BTreeSet::new(),
             apart: BTreeMap::new(),
-            one_way: BTreeSet::new(),
+            one_way: BTreeMap::new(),
             lost: false,
             terms: BTreeMap::new(),
             raft_ids: BTreeMap::new(),
@@ -115,12 +118,12 @@ impl Chaos {
     /// Lets come what is due.
     pub fn step(&mut self, cluster: &mut Cluster<'_>, seen: &Seen, met: &mut BTreeMap<(String, &'static str), u64>) {
         let now = seen.at;
+        let mut reached = reached(seen);
+        self.reached_beside_updates(seen, &mut reached);
         if now < self.began {
             return;
         }
         let since = now - self.began;
-        let mut reached = reached(seen);
-        self.reached_beside_updates(seen, &mut reached);
         let mut due = Vec::new();
         self.waiting.retain(|planned| match &planned.when {
             When::At(at) if since >= *at => {
@@ -141,7 +144,7 @@ impl Chaos {
         for Due { fault, mover, beside, .. } in ripe {
             self.trace.note("fault", fault.to_string());
             let kind = fault.kind();
-            if !self.inflict(cluster, seen, fault, mover) {
+            if self.inflict(cluster, seen, fault, mover).is_none() {
                 self.trace.note("fault", "it does not come: there is nothing for it to hit now");
                 continue;
             }
@@ -161,7 +164,7 @@ impl Chaos {
         self.waiting.clear();
         self.due.clear();
         for (_, heal) in std::mem::take(&mut self.heals) {
-            if !matches!(heal, Heal::Part(_)) {
+            if !matches!(heal, Heal::Part(..)) {
                 self.mend(cluster, heal);
             }
         }
@@ -180,132 +183,6 @@ impl Chaos {
             Some((leadership.term, at))
         });
         masters.max().map(|(_, at)| at)
-    }
-
-    /// Which node a fault hits; `None` if there is none such now.
-    fn whom(&self, seen: &Seen, who: Who, mover: Option<usize>) -> Option<usize> {
-        match who {
-            Who::Node(node) => Some(node),
-            Who::Master => self.master(seen),
-            Who::Mover(node) => Some(mover.unwrap_or(node)),
-        }
-    }
-
-    /// Lets a fault come; false if it cannot, or changes nothing.
-    fn inflict(&mut self, cluster: &mut Cluster<'_>, seen: &Seen, fault: Fault, mover: Option<usize>) -> bool {
-        let now = seen.at;
-        match fault {
-            Fault::Partition { side, for_ } => {
-                let others: Vec<usize> = (0..self.nodes).filter(|node| !side.contains(node)).collect();
-                let links = side.iter().flat_map(|a| others.iter().map(move |b| link(&name(*a), &name(*b)))).collect();
-                self.part(cluster, links, now + for_)
-            }
-            Fault::Apart { for_ } => {
-                let Some(master) = self.master(seen).map(name) else { return false };
-                let others = seen.in_raft().into_iter().filter(|node| *node != master);
-                let links = others.map(|node| link(&node, &master)).collect();
-                self.part(cluster, links, now + for_)
-            }
-            Fault::Flapping { node, times, each } => {
-                for time in 0..times {
-                    self.heals.push((now + each * (2 * time), Heal::Part(node)));
-                    self.heals.push((now + each * (2 * time + 1), Heal::Join(self.links(node))));
-                }
-                true
-            }
-            Fault::Slow { most, for_ } => {
-                cluster.sim.set_max_message_latency(most);
-                self.heals.push((now + for_, Heal::Fast));
-                true
-            }
-            Fault::Dropped => {
-                for user in 1..=self.users {
-                    for node in 0..self.nodes {
-                        break_between(cluster.sim.lookup(format!("user{user}")), cluster.sim.lookup(name(node)));
-                    }
-                }
-                true
-            }
-            Fault::Killed { who, .. }
-            | Fault::ProcessesKilled { who }
-            | Fault::PowerCut { who, .. }
-            | Fault::OneWay { who, .. }
-            | Fault::CutOff { who, .. }
-            | Fault::Lossy { who, .. }
-            | Fault::BitTurned { who, .. }
-            | Fault::Hung { who, .. }
-            | Fault::SlowDisk { who, .. }
-            | Fault::DiskFull { who, .. }
-            | Fault::Liar { who, .. }
-            | Fault::DiskLost { who, .. } => match self.whom(seen, who, mover) {
-                Some(node) => self.hit(cluster, seen, &fault, node),
-                None => false,
-            },
-        }
-    }
-
-    /// Lets a fault come that hits one node; false if it cannot, or changes nothing.
-    fn hit(&mut self, cluster: &mut Cluster<'_>, seen: &Seen, fault: &Fault, node: usize) -> bool {
-        let now = seen.at;
-        let machine = cluster.places[node].machine.clone();
-        match fault {
-            Fault::Killed { after, .. } => self.kill(cluster, node, now + *after),
-            Fault::ProcessesKilled { .. } => machine.kill_processes(),
-            Fault::PowerCut { after, .. } => self.cut(cluster, node, now + *after),
-            Fault::OneWay { for_, .. } => {
-                if !self.apart.is_empty() || !self.one_way.insert(node) {
-                    return false;
-                }
-                for other in (0..self.nodes).filter(|other| *other != node) {
-                    cluster.sim.partition_oneway(name(node), name(other));
-                }
-                self.heals.push((now + *for_, Heal::Hear(node)));
-                true
-            }
-            Fault::CutOff { for_, .. } => {
-                let links = self.links(node);
-                self.part(cluster, links, now + *for_)
-            }
-            Fault::Hung { for_, .. } => {
-                let users = (1..=self.users).map(|user| link(&format!("user{user}"), &name(node)));
-                let links = users.chain([link("reader", &name(node))]).chain(self.links(node)).collect();
-                self.part(cluster, links, now + *for_)
-            }
-            Fault::SlowDisk { takes, for_, .. } => {
-                machine.slow_down(*takes);
-                self.heals.push((now + *for_, Heal::FastDisk(node)));
-                true
-            }
-            Fault::DiskFull { for_, .. } => {
-                machine.fill();
-                self.heals.push((now + *for_, Heal::Room(node)));
-                true
-            }
-            Fault::Liar { for_, .. } => {
-                wire::lie(cluster.sim.lookup(name(node)));
-                self.heals.push((now + *for_, Heal::Honest(node)));
-                true
-            }
-            Fault::Lossy { most, for_, .. } => {
-                for other in (0..self.nodes).filter(|other| *other != node) {
-                    cluster.sim.set_link_max_message_latency(name(node), name(other), *most);
-                }
-                self.heals.push((now + *for_, Heal::Sound(node)));
-                true
-            }
-            Fault::BitTurned { local, .. } => !self.lost && self.turn_a_bit(cluster, seen, node, *local),
-            Fault::DiskLost { after, .. } => {
-                let may = !self.lost && !cluster.common.lock().one_is_gone;
-                if !may || self.down.contains(&node) || !seen.is_member(&name(node)) {
-                    return false;
-                }
-                self.lose_disk(cluster, node);
-                self.heals.push((now + *after, Heal::Start(node)));
-                true
-            }
-            // These hit more than one node.
-            Fault::Partition { .. } | Fault::Apart { .. } | Fault::Flapping { .. } | Fault::Slow { .. } | Fault::Dropped => false,
-        }
     }
 
     /// Whether every node has still all that it ever had.
@@ -364,17 +241,28 @@ impl Chaos {
 
     /// What binds a node to the others.
     fn links(&self, node: usize) -> Vec<Link> {
-        (0..self.nodes).filter(|other| *other != node).map(|other| link(&name(node), &name(other))).collect()
+        self.others(node).map(|other| link(&name(node), &name(other))).collect()
     }
 
-    fn part(&mut self, cluster: &mut Cluster<'_>, links: Vec<Link>, until: Duration) -> bool {
-        // turmoil cannot hold links of which one direction is cut.
-        let can = self.one_way.is_empty() && !links.is_empty();
+    fn others(&self, node: usize) -> impl Iterator<Item = usize> + use<> {
+        (0..self.nodes).filter(move |other| *other != node)
+    }
+
+    fn part(&mut self, cluster: &mut Cluster<'_>, mut links: Vec<Link>, until: Duration) -> bool {
+        self.leave_one_way(&mut links);
+        let can = !links.is_empty();
         if can {
             self.hold(cluster, &links);
             self.heals.push((until, Heal::Join(links)));
         }
         can
+    }
+
+    /// Leaves out the links of which one direction is cut: turmoil cannot hold these.
+    fn leave_one_way(&self, links: &mut Vec<Link>) {
+        let cut = |node: usize| self.one_way.get(&node).into_iter().flatten().map(move |other| link(&name(node), &name(*other)));
+        let one_way: BTreeSet<Link> = self.one_way.keys().copied().flat_map(cut).collect();
+        links.retain(|link| !one_way.contains(link));
     }
 
     fn hold(&mut self, cluster: &mut Cluster<'_>, links: &[Link]) {
@@ -401,24 +289,21 @@ impl Chaos {
                 }
             }
             Heal::Hear(node) => {
-                self.one_way.remove(&node);
-                for other in (0..self.nodes).filter(|other| *other != node) {
+                for other in self.one_way.remove(&node).unwrap_or_default() {
                     cluster.sim.repair_oneway(name(node), name(other));
                     break_between(cluster.sim.lookup(name(node)), cluster.sim.lookup(name(other)));
                 }
             }
-            Heal::Part(node) => {
-                if self.one_way.is_empty() {
-                    let links = self.links(node);
-                    self.hold(cluster, &links);
-                }
+            Heal::Part(node, until) => {
+                let links = self.links(node);
+                self.part(cluster, links, until);
             }
             Heal::FastDisk(node) => cluster.places[node].machine.slow_down(Duration::ZERO),
             Heal::Room(node) => cluster.places[node].machine.make_room(),
             Heal::Honest(node) => wire::tell_the_truth(cluster.sim.lookup(name(node))),
             Heal::Fast => cluster.sim.set_max_message_latency(FAST),
             Heal::Sound(node) => {
-                for other in (0..self.nodes).filter(|other| *other != node) {
+                for other in self.others(node) {
                     cluster.sim.set_link_max_message_latency(name(node), name(other), FAST);
                 }
             }

@@ -20,8 +20,8 @@ const FEWEST: usize = 3;
 const SPARES: usize = 1;
 /// How likely a node beyond these is one that never votes.
 const NEVER_VOTES: f64 = 0.4;
-/// In how many runs a majority of the voters is lost in the end.
-const DISASTERS: f64 = 0.5;
+/// In how many runs that lost nothing else a majority of the voters is lost in the end.
+const DISASTERS: f64 = 0.7;
 /// In how many of these the cluster goes on from a backup.
 const FROM_BACKUP: f64 = 0.5;
 /// How many seconds the users want things, and things go wrong.
@@ -64,11 +64,18 @@ impl Plan {
     pub fn of(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let scene = Scene::draw(&mut rng);
-        let sizes: &[usize] =
-            if scene == Scene::TwoMasters { &[4, 4, 5, 5, 7, 8] } else { &[3, 3, 3, 3, 4, 4, 5, 5, 5, 5, 7, 8] };
+        let aimed = draw::steps_of(seed);
+        let sizes: &[usize] = match scene {
+            Scene::TwoMasters => &[4, 4, 5, 5, 7, 8],
+            // One more makes two more voters.
+            _ if aimed.contains("voter") => &[4, 4, 4, 6],
+            _ => &[3, 3, 3, 3, 3, 4, 5, 5, 5, 7, 8],
+        };
         let nodes = *sizes.choose(&mut rng).unwrap_or(&FEWEST);
         let spares = SPARES;
-        let mut members: BTreeSet<usize> = (FEWEST..nodes + spares).filter(|_| rng.random_bool(NEVER_VOTES)).collect();
+        let all_vote = aimed.contains("standby") || aimed.contains("voter");
+        let never_votes = if all_vote { 0.0 } else { NEVER_VOTES };
+        let mut members: BTreeSet<usize> = (FEWEST..nodes + spares).filter(|_| rng.random_bool(never_votes)).collect();
         if scene == Scene::TwoMasters {
             members.insert(draw::last(nodes));
         }

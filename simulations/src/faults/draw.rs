@@ -1,5 +1,6 @@
 //! What goes wrong in a run, drawn from its seed before it begins: most of it is aimed at a step of an update's life, and some runs have a scene.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rand::RngExt;
@@ -10,27 +11,51 @@ use super::{Fault, Planned, STEPS, When, Who};
 
 /// How often faults are aimed at steps that updates seldom come to, or soon leave; at the others once.
 const OFTEN: [(&str, usize); 21] = [
-    ("distributing", 4),
+    ("distributing", 3),
     ("pending", 4),
     ("ready", 4),
-    ("go", 4),
-    ("held", 4),
-    ("paused", 6),
-    ("verifying", 6),
-    ("unpersisted", 4),
+    ("go", 3),
+    ("held", 3),
+    ("paused", 8),
+    ("verifying", 5),
+    ("unpersisted", 5),
     ("persisting", 8),
-    ("persisted", 10),
-    ("regressing", 10),
-    ("regressed", 3),
-    ("planned", 3),
+    ("persisted", 12),
+    ("regressing", 13),
+    ("regressed", 2),
+    ("planned", 2),
     ("asked", 2),
     ("started", 2),
     ("wave", 2),
-    ("election", 4),
+    ("election", 5),
     ("deposed", 6),
     ("standby", 5),
-    ("voter", 5),
+    ("voter", 4),
     ("publishing", 4),
+];
+
+/// How often losses are aimed at these steps; at the others once. A run has one loss at most, so what comes early in most runs would take it.
+const LOSSES_OFTEN: [(&str, usize); 20] = [
+    ("vetoed", 2),
+    ("distributing", 2),
+    ("held", 3),
+    ("paused", 8),
+    ("verifying", 5),
+    ("unpersisted", 6),
+    ("persisting", 9),
+    ("regressing", 9),
+    ("planned", 2),
+    ("pending", 3),
+    ("ready", 4),
+    ("go", 4),
+    ("started", 3),
+    ("persisted", 9),
+    ("regressed", 3),
+    ("election", 3),
+    ("deposed", 6),
+    ("standby", 3),
+    ("voter", 6),
+    ("publishing", 3),
 ];
 
 /// Users who crowd around a master that is to have what nobody else has.
@@ -38,6 +63,8 @@ const CROWD: usize = 6;
 
 /// Aimed faults of a run. Most of them wait for a step that does not come.
 const AIMED: usize = 14;
+/// Aims of a loss, of which one comes at most.
+const LOSS_AIMS: usize = 4;
 /// From one aim to the next, so that a run's are at different steps. It shares no divisor with how many there are.
 const STRIDE: usize = 37;
 
@@ -57,13 +84,16 @@ const NARROW: [(&str, &str); 12] = [
     ("publishing", "cut-off"),
 ];
 
-fn how_often(step: &str) -> usize {
-    OFTEN.iter().find(|(often, _)| *often == step).map_or(1, |(_, times)| *times)
+/// Steps that a run comes to once or twice at most: faults wait for them from the beginning.
+const ONCE: [&str; 2] = ["standby", "voter"];
+
+fn how_often(often: &[(&str, usize)], step: &str) -> usize {
+    often.iter().find(|(other, _)| *other == step).map_or(1, |(_, times)| *times)
 }
 
-/// Each step as often as faults are aimed at it.
-fn aims() -> Vec<&'static str> {
-    STEPS.iter().flat_map(|step| std::iter::repeat_n(*step, how_often(step))).collect()
+/// Each step as often as this says.
+fn aims(often: &[(&str, usize)]) -> Vec<&'static str> {
+    STEPS.iter().flat_map(|step| std::iter::repeat_n(*step, how_often(often, step))).collect()
 }
 
 /// One pair of a step and a kind of fault after the other: all of them, before one comes again; and those that follow each other have neither
@@ -110,16 +140,27 @@ impl Scene {
     }
 }
 
+/// The turn of a run's first aim.
+fn first_aim(seed: u64) -> usize {
+    usize::try_from(seed).unwrap_or_default().wrapping_mul(AIMED)
+}
+
+/// The steps at which faults of a run are aimed by turns.
+pub fn steps_of(seed: u64) -> BTreeSet<&'static str> {
+    let (steps, first) = (aims(&OFTEN), first_aim(seed));
+    (0..AIMED).map(|at| pair(&steps, first.wrapping_add(at)).0).collect()
+}
+
 /// Draws the faults of a run over so much time. What is aimed goes through all pairs of a step and a kind of fault, from seed to seed.
 pub fn draw(rng: &mut StdRng, seed: u64, scene: Scene, nodes: usize, load: Duration) -> Vec<Planned> {
     let millis = u64::try_from(load.as_millis()).unwrap_or(1);
-    let steps = aims();
-    let first = usize::try_from(seed).unwrap_or_default().wrapping_mul(AIMED);
+    let steps = aims(&OFTEN);
+    let first = first_aim(seed);
     let mut planned: Vec<Planned> = (0..AIMED)
         .map(|at| {
             let (step, kind) = pair(&steps, first.wrapping_add(at));
-            let after = Duration::from_millis(rng.random_range(0..millis / 3));
-            let at_once = if how_often(step) > 1 { 0.8 } else { 0.5 };
+            let after = after(rng, step, millis);
+            let at_once = if how_often(&OFTEN, step) > 1 { 0.8 } else { 0.5 };
             let then = if rng.random_bool(at_once) { Duration::ZERO } else { Duration::from_millis(rng.random_range(0..120)) };
             Planned { when: When::Step { after, step, then }, fault: one(rng, kind, nodes) }
         })
@@ -134,7 +175,7 @@ pub fn draw(rng: &mut StdRng, seed: u64, scene: Scene, nodes: usize, load: Durat
             if planned.iter().filter(deposed).any(one_way) { Fault::OneWay { who, for_ } } else { Fault::CutOff { who, for_ } };
         planned.push(Planned { when: When::At(at), fault: parted });
     }
-    planned.extend(loss(rng, &steps, seed, nodes, millis));
+    planned.extend(losses(rng, seed, nodes, millis));
     planned.extend(scene.faults(rng, nodes, millis));
     for _ in 0..rng.random_range(0..3) {
         let at = Duration::from_millis(rng.random_range(0..millis));
@@ -147,17 +188,29 @@ pub fn draw(rng: &mut StdRng, seed: u64, scene: Scene, nodes: usize, load: Durat
     planned
 }
 
-/// One step after the other, and at each one kind of loss after the other.
-fn loss_at(steps: &[&'static str], turn: usize) -> (&'static str, &'static str) {
-    (steps[turn / Fault::LOSSES.len() * STRIDE % steps.len()], Fault::LOSSES[turn % Fault::LOSSES.len()])
+/// From when on a fault waits for its step.
+fn after(rng: &mut StdRng, step: &str, millis: u64) -> Duration {
+    if ONCE.contains(&step) { Duration::ZERO } else { Duration::from_millis(rng.random_range(0..millis / 3)) }
 }
 
-/// In every other run something is lost for good.
-fn loss(rng: &mut StdRng, steps: &[&'static str], seed: u64, nodes: usize, millis: u64) -> Option<Planned> {
-    let (step, kind) = loss_at(steps, usize::try_from(seed / 2).unwrap_or_default());
-    let after = Duration::from_millis(rng.random_range(0..millis / 3));
-    let when = When::Step { after, step, then: Duration::from_millis(rng.random_range(0..20)) };
-    (seed % 2 == 1).then(|| Planned { when, fault: one(rng, kind, nodes) })
+/// The kind of loss of a run, and the steps at which it may come: one step after the other, for one kind after the other.
+fn loss_at(steps: &[&'static str], turn: usize) -> (&'static str, [&'static str; LOSS_AIMS]) {
+    let first = turn / Fault::LOSSES.len() * LOSS_AIMS;
+    (Fault::LOSSES[turn % Fault::LOSSES.len()], std::array::from_fn(|at| steps[(first + at) * STRIDE % steps.len()]))
+}
+
+/// Two of three runs lose something for good: at the first of some steps that the run comes to.
+fn losses(rng: &mut StdRng, seed: u64, nodes: usize, millis: u64) -> Vec<Planned> {
+    if seed.is_multiple_of(3) {
+        return Vec::new();
+    }
+    let (kind, steps) = loss_at(&aims(&LOSSES_OFTEN), usize::try_from(seed - seed / 3).unwrap_or_default());
+    let mut aim = |step| {
+        let after = after(rng, step, millis);
+        let when = When::Step { after, step, then: Duration::from_millis(rng.random_range(0..20)) };
+        Planned { when, fault: one(rng, kind, nodes) }
+    };
+    steps.map(&mut aim).into()
 }
 
 fn narrow(rng: &mut StdRng, pair: usize, nodes: usize, millis: u64) -> Planned {
@@ -259,28 +312,31 @@ mod tests {
 
     #[test]
     fn each_loss_comes_up_at_each_step_as_often_as_it_should() {
-        let steps = aims();
+        let steps = aims(&LOSSES_OFTEN);
         let mut met: BTreeMap<(&str, &str), usize> = BTreeMap::new();
         for turn in 0..steps.len() * Fault::LOSSES.len() {
-            *met.entry(loss_at(&steps, turn)).or_default() += 1;
+            let (kind, steps) = loss_at(&steps, turn);
+            for step in steps {
+                *met.entry((step, kind)).or_default() += 1;
+            }
         }
         for step in STEPS {
             for kind in Fault::LOSSES {
-                assert_eq!(met.get(&(step, kind)), Some(&how_often(step)), "{kind} at {step}");
+                assert_eq!(met.get(&(step, kind)), Some(&(how_often(&LOSSES_OFTEN, step) * LOSS_AIMS)), "{kind} at {step}");
             }
         }
     }
 
     #[test]
     fn each_pair_of_a_step_and_a_kind_of_fault_comes_up_as_often_as_it_should() {
-        let steps = aims();
+        let steps = aims(&OFTEN);
         let mut met: BTreeMap<(&str, &str), usize> = BTreeMap::new();
         for at in 0..steps.len() * Fault::KINDS.len() {
             *met.entry(pair(&steps, at)).or_default() += 1;
         }
         for step in STEPS {
             for kind in Fault::KINDS {
-                assert_eq!(met.get(&(step, kind)), Some(&how_often(step)), "{kind} at {step}");
+                assert_eq!(met.get(&(step, kind)), Some(&how_often(&OFTEN, step)), "{kind} at {step}");
             }
         }
     }
