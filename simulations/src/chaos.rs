@@ -248,6 +248,7 @@ impl Chaos {
         (0..self.nodes).filter(move |other| *other != node)
     }
 
+    /// Holds these links until then; false if there is none that can be held.
     fn part(&mut self, cluster: &mut Cluster<'_>, mut links: Vec<Link>, until: Duration) -> bool {
         self.leave_one_way(&mut links);
         let can = !links.is_empty();
@@ -258,7 +259,8 @@ impl Chaos {
         can
     }
 
-    /// Leaves out the links of which one direction is cut: turmoil cannot hold these.
+    /// Leaves out the links of which one direction is cut: turmoil cannot hold these. Such a link is whole again when its cut is over,
+    /// even if what it was left out of goes on.
     fn leave_one_way(&self, links: &mut Vec<Link>) {
         let cut = |node: usize| self.one_way.get(&node).into_iter().flatten().map(move |other| link(&name(node), &name(*other)));
         let one_way: BTreeSet<Link> = self.one_way.keys().copied().flat_map(cut).collect();

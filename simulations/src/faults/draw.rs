@@ -84,7 +84,7 @@ const NARROW: [(&str, &str); 12] = [
     ("publishing", "cut-off"),
 ];
 
-/// Steps that a run comes to once or twice at most: faults wait for them from the beginning.
+/// Steps that a run seldom comes to more than twice: faults wait for them from the beginning.
 const ONCE: [&str; 2] = ["standby", "voter"];
 
 fn how_often(often: &[(&str, usize)], step: &str) -> usize {
@@ -205,12 +205,12 @@ fn losses(rng: &mut StdRng, seed: u64, nodes: usize, millis: u64) -> Vec<Planned
         return Vec::new();
     }
     let (kind, steps) = loss_at(&aims(&LOSSES_OFTEN), usize::try_from(seed - seed / 3).unwrap_or_default());
-    let mut aim = |step| {
+    let aim = |step| {
         let after = after(rng, step, millis);
         let when = When::Step { after, step, then: Duration::from_millis(rng.random_range(0..20)) };
         Planned { when, fault: one(rng, kind, nodes) }
     };
-    steps.map(&mut aim).into()
+    steps.map(aim).into()
 }
 
 fn narrow(rng: &mut StdRng, pair: usize, nodes: usize, millis: u64) -> Planned {
