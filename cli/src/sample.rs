@@ -32,6 +32,7 @@ pub fn progress(step: Step) -> NodeProgress {
         before: 3,
         restarted: false,
         gone: false,
+        left_behind: false,
     }
 }
 

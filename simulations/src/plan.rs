@@ -64,7 +64,9 @@ impl Plan {
     pub fn of(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let scene = Scene::draw(&mut rng);
-        let aimed = draw::steps_of(seed);
+        let (loss, _) = draw::loss_of(seed);
+        let mut aimed = draw::steps_of(seed);
+        aimed.insert(loss);
         let sizes: &[usize] = match scene {
             Scene::TwoMasters => &[4, 4, 5, 5, 7, 8],
             // One more makes two more voters.
@@ -82,7 +84,7 @@ impl Plan {
         let users = rng.random_range(1..=3);
         let load = Duration::from_secs(rng.random_range(LOAD));
         let faults = draw::draw(&mut rng, seed, scene, nodes, load);
-        let likes = likes(&faults);
+        let likes = likes(&faults, loss);
         let goes_on = if rng.random_bool(FROM_BACKUP) { Disaster::Backup } else { Disaster::Recovery };
         let disaster = rng.random_bool(DISASTERS).then_some(goes_on);
         Self { seed, nodes, spares, members, users, crowd: scene.crowd(), load, faults, likes, disaster, story: None }
@@ -107,8 +109,8 @@ impl Plan {
     }
 }
 
-/// Users like what brings an update to the steps that faults wait for.
-fn likes(faults: &[Planned]) -> Likes {
+/// Users like what brings an update to the steps that faults wait for, and most of all to that at which something is to be lost.
+fn likes(faults: &[Planned], loss: &str) -> Likes {
     let mut likes = Likes::default();
     for planned in faults {
         match planned.when {
@@ -123,14 +125,24 @@ fn likes(faults: &[Planned]) -> Likes {
             When::Step { step: "held", .. } => (likes.hold, likes.unwell) = (0.7, 0.3),
             When::Step { step: "regressing" | "regressed", .. } => {
                 likes.regress = 0.3;
-                likes.cancel = 0.3;
-                likes.unwell = likes.unwell.max(0.2);
+                likes.cancel = 0.4;
+                likes.unwell = likes.unwell.max(0.3);
                 likes.haste = true;
             }
             When::Step { step: "publishing", .. } => likes.publish = 0.4,
             When::Step { step: "standby" | "voter", .. } => likes.members = 0.2,
             _ => {}
         }
+    }
+    match loss {
+        "unpersisted" | "persisting" | "persisted" => {
+            (likes.ephemeral, likes.persist) = (0.95, 0.95);
+            (likes.cancel, likes.regress, likes.unwell) = (0.05, 0.05, 0.0);
+            likes.haste = true;
+        }
+        "regressing" | "regressed" => (likes.cancel, likes.unwell, likes.hold, likes.ephemeral) = (0.6, 0.4, 0.1, 0.2),
+        "paused" => likes.pause = 0.9,
+        _ => {}
     }
     // One loss in a run is enough.
     likes.removals = !faults.iter().any(|planned| matches!(planned.fault, Fault::DiskLost { .. }));

@@ -74,7 +74,7 @@ fn a_vetoed_update_is_this_document() {
     let planned = json!({ "changes": [change], "modules": { "billing/billingd": "07".repeat(32) }, "from_local_storage": false });
     let node = |ballots: Value| {
         json!({
-            "step": "voted", "since_at": 5000, "round": 1, "changed": false, "generation_before": 3, "failure": null, "restarted": false, "gone": false,
+            "step": "voted", "since_at": 5000, "round": 1, "changed": false, "generation_before": 3, "failure": null, "restarted": false, "gone": false, "left_behind": false,
             "changes": [change], "ballots": ballots
         })
     };

@@ -301,13 +301,14 @@ struct ProgressView {
     failure: Option<String>,
     restarted: bool,
     gone: bool,
+    left_behind: bool,
     changes: Vec<ChangeView>,
     ballots: Vec<BallotView>,
 }
 
 impl ProgressView {
     fn of(update: &Update, name: &NodeName, node: &NodeProgress, names: &Names) -> Self {
-        let NodeProgress { step, since, round, asked: _, ballots, changed, failure, before, restarted, gone } = node;
+        let NodeProgress { step, since, round, asked: _, ballots, changed, failure, before, restarted, gone, left_behind } = node;
         let plan = update.plan.as_ref().and_then(|plan| plan.nodes.get(name));
         Self {
             step: word(step),
@@ -318,6 +319,7 @@ impl ProgressView {
             failure: failure.clone(),
             restarted: *restarted,
             gone: *gone,
+            left_behind: *left_behind,
             changes: plan.map(|plan| changes(plan, names)).unwrap_or_default(),
             ballots: ballots.iter().map(BallotView::of).collect(),
         }

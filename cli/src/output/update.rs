@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use tribune_messages::api::{UpdateInfo, UpdateSummary};
 use tribune_raft_store::model::{
-    Answer, BallotCast, Decision, Discrepancy, NeedKey, NodeName, NodePlan, Phase, Plan, Timestamp, Update, UpdateKind,
+    Answer, BallotCast, Decision, Discrepancy, NeedKey, NodeName, NodePlan, NodeProgress, Phase, Plan, Timestamp, Update,
+    UpdateKind,
 };
 
 use super::table::Table;
@@ -122,8 +123,12 @@ fn ballots(update: &Update) -> String {
 }
 
 fn failures(update: &Update) -> String {
-    let failed = update.nodes.iter().filter_map(|(name, node)| Some((name, node.failure.as_ref()?)));
-    failed.map(|(name, why)| format!("\nfailed on {name}: {}\n", clean(why))).collect()
+    let failed = update.nodes.iter().filter_map(|(name, node)| Some((name, node, node.failure.as_ref()?)));
+    let line = |(name, node, why): (&NodeName, &NodeProgress, &String)| {
+        let left_behind = if node.left_behind { "; the others went on without it" } else { "" };
+        format!("\nfailed on {name}: {}{left_behind}\n", clean(why))
+    };
+    failed.map(line).collect()
 }
 
 fn decisions(update: &Update, now: Timestamp) -> String {

@@ -162,12 +162,11 @@ pub enum WayBack {
 impl Update {
     /// Whether it is over for a node, though not yet everywhere. So it is for one that is there no more: whoever came in its place
     /// never heard of it. And for one where nothing of an ephemeral update runs or will, once that holds nothing together any more; but one
-    /// that never began hears how it ended when the others are back.
+    /// that never began, and was not left behind before the others go back, hears how it ended when they are back.
     pub fn over_for(&self, node: &NodeName) -> bool {
         let Some(progress) = self.nodes.get(node) else { return false };
         let apart = matches!(self.phase, Phase::Verifying | Phase::Unpersisted | Phase::Persisting | Phase::Regressing);
-        let never_began = !progress.changed && progress.step > Step::Settled && self.phase != Phase::Regressing;
-        progress.gone || (self.request.options.ephemeral && apart && (progress.step == Step::Regressed || never_began))
+        progress.gone || progress.left_behind || (self.request.options.ephemeral && apart && progress.step == Step::Regressed)
     }
 
     /// Whether it has or wants a node.
@@ -328,6 +327,9 @@ pub struct NodeProgress {
     /// Whether the node was removed from the cluster, or re-imaged, meanwhile. What it had of the update is not there any more.
     #[serde(default)]
     pub gone: bool,
+    /// Whether an ephemeral update went on without the node, which had not begun: it ended there as aborted, whatever comes of the others.
+    #[serde(default)]
+    pub left_behind: bool,
 }
 
 /// A node's step. Later ones compare greater.

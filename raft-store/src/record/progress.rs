@@ -485,6 +485,9 @@ impl Record {
         if update.phase != phase {
             update.phase = keep_pause(&mut update, phase);
             update.since = at.time;
+            if update.phase == Phase::Verifying && update.request.options.ephemeral {
+                leave_behind(&mut update);
+            }
             let text = format!("{id} is {}", update.phase);
             self.updates.put(id, update);
             self.note(at, EventKind::UpdatePhase, About::update(id), text);
@@ -500,6 +503,13 @@ impl Record {
         self.enter(at, id, Phase::Ended { outcome })?;
         self.should_have_after(at, &update, outcome);
         Ok(())
+    }
+}
+
+/// All have changed over but those that cannot any more, and those who never began are not waited for.
+fn leave_behind(update: &mut Update) {
+    for progress in update.nodes.values_mut() {
+        progress.left_behind |= !progress.changed && progress.step > Step::Settled;
     }
 }
 

@@ -167,6 +167,7 @@ impl Record {
             before: self.nodes.get(name).map_or(0, |node| node.current.number),
             restarted: false,
             gone: false,
+            left_behind: false,
         }
     }
 

@@ -311,4 +311,10 @@ fn a_node_that_was_away_and_forced_past_is_free_for_what_comes_next_while_others
     let package = fleet.update(id).request.targets.nodes[&node("b")].first().copied().unwrap();
     let other = fleet.submit(install(&["b"], &[package]), plan);
     assert_eq!(*fleet.phase(other), Phase::Asking);
+
+    fleet.order(UserCommand::Cancel { update: id }, None).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Regressing);
+    assert!(fleet.update(id).over_for(&node("b")), "it is in the other update");
+    fleet.report(id, "a", back(None)).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Ended { outcome: Outcome::Regressed });
 }

@@ -16,12 +16,12 @@ const OFTEN: [(&str, usize); 21] = [
     ("ready", 4),
     ("go", 3),
     ("held", 3),
-    ("paused", 8),
+    ("paused", 7),
     ("verifying", 5),
-    ("unpersisted", 5),
+    ("unpersisted", 4),
     ("persisting", 8),
-    ("persisted", 12),
-    ("regressing", 13),
+    ("persisted", 10),
+    ("regressing", 15),
     ("regressed", 2),
     ("planned", 2),
     ("asked", 2),
@@ -29,33 +29,33 @@ const OFTEN: [(&str, usize); 21] = [
     ("wave", 2),
     ("election", 5),
     ("deposed", 6),
-    ("standby", 5),
+    ("standby", 7),
     ("voter", 4),
     ("publishing", 4),
 ];
 
-/// How often losses are aimed at these steps; at the others once. A run has one loss at most, so what comes early in most runs would take it.
+/// How often losses are aimed at these steps; at the others once.
 const LOSSES_OFTEN: [(&str, usize); 20] = [
-    ("vetoed", 2),
-    ("distributing", 2),
-    ("held", 3),
-    ("paused", 8),
+    ("vetoed", 3),
+    ("distributing", 3),
+    ("held", 5),
+    ("paused", 7),
     ("verifying", 5),
-    ("unpersisted", 6),
-    ("persisting", 9),
-    ("regressing", 9),
-    ("planned", 2),
-    ("pending", 3),
+    ("unpersisted", 7),
+    ("persisting", 10),
+    ("regressing", 16),
+    ("planned", 3),
+    ("pending", 4),
     ("ready", 4),
     ("go", 4),
-    ("started", 3),
-    ("persisted", 9),
-    ("regressed", 3),
-    ("election", 3),
+    ("started", 4),
+    ("persisted", 14),
+    ("regressed", 4),
+    ("election", 6),
     ("deposed", 6),
-    ("standby", 3),
+    ("standby", 6),
     ("voter", 6),
-    ("publishing", 3),
+    ("publishing", 5),
 ];
 
 /// Users who crowd around a master that is to have what nobody else has.
@@ -63,8 +63,8 @@ const CROWD: usize = 6;
 
 /// Aimed faults of a run. Most of them wait for a step that does not come.
 const AIMED: usize = 14;
-/// Aims of a loss, of which one comes at most.
-const LOSS_AIMS: usize = 4;
+/// How many a loss may hit: the first of them that has anything to lose.
+const VICTIMS: usize = 4;
 /// From one aim to the next, so that a run's are at different steps. It shares no divisor with how many there are.
 const STRIDE: usize = 37;
 
@@ -84,8 +84,9 @@ const NARROW: [(&str, &str); 12] = [
     ("publishing", "cut-off"),
 ];
 
-/// Steps that a run seldom comes to more than twice: faults wait for them from the beginning.
-const ONCE: [&str; 2] = ["standby", "voter"];
+/// Steps that a run comes to once or twice, if at all: faults wait for them from the beginning.
+const SELDOM: [&str; 9] =
+    ["held", "paused", "verifying", "unpersisted", "persisting", "persisted", "regressing", "standby", "voter"];
 
 fn how_often(often: &[(&str, usize)], step: &str) -> usize {
     often.iter().find(|(other, _)| *other == step).map_or(1, |(_, times)| *times)
@@ -190,27 +191,25 @@ pub fn draw(rng: &mut StdRng, seed: u64, scene: Scene, nodes: usize, load: Durat
 
 /// From when on a fault waits for its step.
 fn after(rng: &mut StdRng, step: &str, millis: u64) -> Duration {
-    if ONCE.contains(&step) { Duration::ZERO } else { Duration::from_millis(rng.random_range(0..millis / 3)) }
+    if SELDOM.contains(&step) { Duration::ZERO } else { Duration::from_millis(rng.random_range(0..millis / 3)) }
 }
 
-/// The kind of loss of a run, and the steps at which it may come: one step after the other, for one kind after the other.
-fn loss_at(steps: &[&'static str], turn: usize) -> (&'static str, [&'static str; LOSS_AIMS]) {
-    let first = turn / Fault::LOSSES.len() * LOSS_AIMS;
-    (Fault::LOSSES[turn % Fault::LOSSES.len()], std::array::from_fn(|at| steps[(first + at) * STRIDE % steps.len()]))
+/// One step after the other, and at each one kind of loss after the other.
+fn loss_at(steps: &[&'static str], turn: usize) -> (&'static str, &'static str) {
+    (steps[turn / Fault::LOSSES.len() * STRIDE % steps.len()], Fault::LOSSES[turn % Fault::LOSSES.len()])
 }
 
-/// Two of three runs lose something for good: at the first of some steps that the run comes to.
+/// The step at which a run is to lose something for good, and what kind of loss it is.
+pub fn loss_of(seed: u64) -> (&'static str, &'static str) {
+    loss_at(&aims(&LOSSES_OFTEN), usize::try_from(seed).unwrap_or_default())
+}
+
 fn losses(rng: &mut StdRng, seed: u64, nodes: usize, millis: u64) -> Vec<Planned> {
-    if seed.is_multiple_of(3) {
-        return Vec::new();
-    }
-    let (kind, steps) = loss_at(&aims(&LOSSES_OFTEN), usize::try_from(seed - seed / 3).unwrap_or_default());
-    let aim = |step| {
-        let after = after(rng, step, millis);
-        let when = When::Step { after, step, then: Duration::from_millis(rng.random_range(0..20)) };
-        Planned { when, fault: one(rng, kind, nodes) }
-    };
-    steps.map(aim).into()
+    let (step, kind) = loss_of(seed);
+    let after = after(rng, step, millis);
+    let then = if rng.random_bool(0.8) { Duration::ZERO } else { Duration::from_millis(rng.random_range(0..20)) };
+    let when = When::Step { after, step, then };
+    (0..VICTIMS).map(|_| Planned { when: when.clone(), fault: one(rng, kind, nodes) }).collect()
 }
 
 fn narrow(rng: &mut StdRng, pair: usize, nodes: usize, millis: u64) -> Planned {
@@ -315,14 +314,11 @@ mod tests {
         let steps = aims(&LOSSES_OFTEN);
         let mut met: BTreeMap<(&str, &str), usize> = BTreeMap::new();
         for turn in 0..steps.len() * Fault::LOSSES.len() {
-            let (kind, steps) = loss_at(&steps, turn);
-            for step in steps {
-                *met.entry((step, kind)).or_default() += 1;
-            }
+            *met.entry(loss_at(&steps, turn)).or_default() += 1;
         }
         for step in STEPS {
             for kind in Fault::LOSSES {
-                assert_eq!(met.get(&(step, kind)), Some(&(how_often(&LOSSES_OFTEN, step) * LOSS_AIMS)), "{kind} at {step}");
+                assert_eq!(met.get(&(step, kind)), Some(&how_often(&LOSSES_OFTEN, step)), "{kind} at {step}");
             }
         }
     }

@@ -66,10 +66,11 @@ fn is_end(update: &Update, node: &NodeProgress, outcome: Outcome, heard: Heard) 
     let own = update.request.options.ephemeral && !matches!(outcome, Outcome::Aborted | Outcome::Regressed | Outcome::Rejected);
     match heard {
         _ if node.gone => true,
+        _ if node.left_behind => heard == Heard::Aborted,
         Heard::Completed => outcome == Outcome::Completed,
         Heard::CompletedInPart => outcome == Outcome::CompletedInPart,
         Heard::CompletedWithDiscrepancies => outcome == Outcome::CompletedWithDiscrepancies,
-        Heard::Aborted => matches!(outcome, Outcome::Aborted | Outcome::Rejected) || (own && !node.changed),
+        Heard::Aborted => matches!(outcome, Outcome::Aborted | Outcome::Rejected),
         Heard::Regressed => outcome == Outcome::Regressed || (own && node.changed),
         Heard::RegressFailed => outcome == Outcome::RegressFailed,
         Heard::Other => false,

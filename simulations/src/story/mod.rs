@@ -26,7 +26,7 @@ pub mod tell;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use tribune_raft_store::model::{OnFailure, RolloutStrategy};
+use tribune_raft_store::model::{OnFailure, RolloutStrategy, UpdateId};
 
 use crate::faults::{Fault, When};
 
@@ -54,7 +54,7 @@ pub struct Wish {
     pub skip_away: bool,
 }
 
-/// What a user decides about the last update.
+/// What a user decides about the update that is spoken of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Choice {
     Force,
@@ -70,7 +70,7 @@ pub enum Choice {
 /// What is waited for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Until {
-    /// The last update is in a phase of this name.
+    /// The update that is spoken of is in a phase of this name.
     Phase(String),
     /// Nothing is under way, there is a master, and every node runs.
     Quiet,
@@ -83,6 +83,8 @@ pub enum Statement {
     /// Somebody wants what is refused.
     Refused(Wish),
     Decide(Choice),
+    /// What follows speaks of this update, until another is submitted.
+    Of(UpdateId),
     Fault(When, Fault),
     /// A node is taken out of the cluster.
     Remove(usize),

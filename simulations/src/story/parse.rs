@@ -60,6 +60,10 @@ impl Story {
 
     fn statement(&self, word: &str, rest: &str) -> Result<Statement, String> {
         Ok(match word {
+            "cancel" | "persist" | "pause" | "resume" | "heal" | "show" if !rest.is_empty() => {
+                return Err(format!("say `{word}` alone; `of uN` says which update is meant"));
+            }
+            "of" => Statement::Of(rest.parse().map_err(|error| format!("say which update: `of uN` ({error})"))?),
             "submit" => Statement::Submit(self.wish(rest)?),
             "refused" => Statement::Refused(self.wish(rest)?),
             "regress" => Statement::Submit(self.wish(&format!("on {}", rest.trim_start_matches("on ")))?),
@@ -109,7 +113,7 @@ impl Story {
             "slow" => Fault::Slow { most: span(whom)?, for_ },
             _ => {
                 return Err(format!(
-                    "there is no statement or fault {word:?}; there are submit, refused, regress, decide, cancel, persist, pause, resume, remove, \
+                    "there is no statement or fault {word:?}; there are submit, refused, regress, of, decide, cancel, persist, pause, resume, remove, \
                      let-in, when, until, wait, heal, show; kill, cut-power, cut-off, part, lose-disk, fill-disk, turn-a-bit, slow"
                 ));
             }

@@ -88,7 +88,7 @@ pub fn build(story: &Story, folder: &Path) -> Result<Vec<Item>> {
 
 /// Carries a story out.
 pub async fn tell(story: Story, tale: Tale, users: Users) {
-    let mut teller = Teller { story, tale: tale.clone(), users, last: None, client: None };
+    let mut teller = Teller { story, tale: tale.clone(), users, update: None, client: None };
     if let Err(why) = teller.all().await {
         *tale.wrong.lock().unwrap_or_else(PoisonError::into_inner) = Some(format!("{why:#}"));
     }
@@ -99,7 +99,8 @@ struct Teller {
     story: Story,
     tale: Tale,
     users: Users,
-    last: Option<UpdateId>,
+    /// What is spoken of: the last one that was submitted, unless the story says another.
+    update: Option<UpdateId>,
     client: Option<Client>,
 }
 
@@ -123,7 +124,7 @@ impl Teller {
             Statement::Submit(wish) => {
                 let request = self.request(&wish)?;
                 if let Accepted::Update { update } = self.order(UserCommand::Submit { request }).await? {
-                    self.last = Some(update);
+                    self.update = Some(update);
                 }
             }
             Statement::Refused(wish) => {
@@ -140,6 +141,7 @@ impl Teller {
                 let command = self.command(choice).await?;
                 self.order(command).await?;
             }
+            Statement::Of(update) => self.update = Some(update),
             Statement::Fault(when, fault) => self.tale.want(Wanted::Fault(Planned { when, fault })),
             Statement::Remove(node) => {
                 let name = self.users.nodes[node].clone();
@@ -173,8 +175,8 @@ impl Teller {
         Ok(client.order(command, WITHIN).await?)
     }
 
-    fn last(&self) -> Result<UpdateId> {
-        self.last.ok_or_else(|| anyhow!("no update was submitted yet"))
+    fn update(&self) -> Result<UpdateId> {
+        self.update.ok_or_else(|| anyhow!("no update was submitted yet"))
     }
 
     fn names(&self, nodes: &BTreeSet<usize>) -> Result<BTreeSet<NodeName>> {
@@ -202,7 +204,7 @@ impl Teller {
     }
 
     async fn command(&mut self, choice: Choice) -> Result<UserCommand> {
-        let update = self.last()?;
+        let update = self.update()?;
         let decision = match choice {
             Choice::Cancel => return Ok(UserCommand::Cancel { update }),
             Choice::Persist => return Ok(UserCommand::Persist { update }),
@@ -224,21 +226,21 @@ impl Teller {
 
     async fn wait_for(&self, until: &Until) -> Result<()> {
         let mut seen = self.tale.seen.subscribe();
-        let last = self.last;
+        let update = self.update;
         let is_so = |seen: &Option<Seen>| {
             let Some(seen) = seen else { return false };
             match until {
                 Until::Quiet => seen.is_at_rest(),
                 Until::Phase(name) => {
                     let updates = seen.updates();
-                    last.and_then(|last| updates.get(&last)).is_some_and(|update| is_named(&update.phase, name))
+                    update.and_then(|update| updates.get(&update)).is_some_and(|update| is_named(&update.phase, name))
                 }
             }
         };
         let waited = timeout(WITHIN, seen.wait_for(is_so)).await.map(|_| ());
         waited.map_err(|_| {
-            let now = self.tale.seen.borrow().as_ref().and_then(|seen| Some(seen.updates().get(&last?)?.phase.to_string()));
-            anyhow!("{WITHIN:?} later that is not so: the last update is {}", now.unwrap_or_else(|| "not there".into()))
+            let now = self.tale.seen.borrow().as_ref().and_then(|seen| Some(seen.updates().get(&update?)?.phase.to_string()));
+            anyhow!("{WITHIN:?} later that is not so: the update is {}", now.unwrap_or_else(|| "not there".into()))
         })
     }
 
