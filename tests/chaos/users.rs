@@ -102,7 +102,7 @@ impl<'a> User<'a> {
             if let Some((package, version)) = &fresh {
                 self.told.has_published(package, version);
             }
-            self.attend(&update, &manners)?;
+            self.attend(&update, manners.clone())?;
         }
         // A process that was replaced meanwhile accepts by itself.
         for (node, module, _) in &manners {
@@ -188,7 +188,7 @@ impl<'a> User<'a> {
     }
 
     /// Looks at an update until it has ended, or for so long; does what a user does meanwhile.
-    fn attend(&mut self, update: &str, manners: &[(usize, &'static str, Manner)]) -> Result<()> {
+    fn attend(&mut self, update: &str, mut manners: Vec<(usize, &'static str, Manner)>) -> Result<()> {
         let begun = Instant::now();
         let mind = match self.random.below(10) {
             0..2 => Mind::Cancels(self.random.millis(0, 6_000)),
@@ -217,7 +217,7 @@ impl<'a> User<'a> {
                 }
                 _ => {}
             }
-            self.act(manners, update, &shown);
+            self.act(&mut manners, update, &shown);
             if shown["exit"].is_u64() {
                 self.decide(update, &shown)?;
             }
@@ -226,18 +226,19 @@ impl<'a> User<'a> {
         Ok(())
     }
 
-    /// What processes do in the middle.
-    fn act(&self, manners: &[(usize, &'static str, Manner)], update: &str, shown: &Value) {
-        for (node, module, manner) in manners {
+    /// What processes do in the middle. One that dies does so once: after five times its keeper would give it up.
+    fn act(&self, manners: &mut Vec<(usize, &'static str, Manner)>, update: &str, shown: &Value) {
+        manners.retain(|(node, module, manner)| {
             let step = shown["nodes"][&self.world.nodes[*node].name]["step"].as_str().unwrap_or_default();
             let order = match (manner, step) {
                 (Manner::LateVeto, "voted" | "staged" | "pending") => format!("late-veto {update} a call came in"),
                 (Manner::Dies, "voted" | "staged" | "pending") => "exit 3".into(),
-                _ => continue,
+                _ => return true,
             };
             // It may be gone, or ready, or have no update.
             let _ = self.world.tell(*node, module, &order);
-        }
+            !matches!(manner, Manner::Dies)
+        });
     }
 
     /// The update waits for a user.
