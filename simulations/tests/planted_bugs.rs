@@ -31,6 +31,11 @@ fn two_updates_on_one_node_are_found() {
 }
 
 #[test]
+fn a_silence_that_is_written_down_as_consent_is_found() {
+    assert_eq!(found_by(Bug::SilenceCountsAsAccept), "ballots-are-true");
+}
+
+#[test]
 fn a_dependant_of_a_dependant_that_is_not_asked_is_found() {
     assert_eq!(found_by(Bug::DependantsNotTransitive), "all-asked");
 }

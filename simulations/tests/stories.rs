@@ -50,8 +50,14 @@ fn every_story_comes_out_as_it_is_written() {
 fn a_story_with_a_mistake_is_refused_with_its_line() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("wrong.story");
-    fs::write(&file, "nodes 3\nsubmit web 1.0.0 on n4\n").expect("a story is written");
-    let output = Command::new(PROGRAM).arg("scenario").arg(&file).output().expect("it is tried");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("line 2") && said.contains("n1 to n3"), "{said}");
+    for (line, right) in [
+        ("submit web 1.0.0 on n4", "n1 to n3"),
+        ("cancel u3", "say `cancel` alone; `of uN`"),
+        ("of web", "say which update: `of uN`"),
+    ] {
+        fs::write(&file, format!("nodes 3\n{line}\n")).expect("a story is written");
+        let output = Command::new(PROGRAM).arg("scenario").arg(&file).output().expect("it is tried");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("line 2") && said.contains(right), "{said}");
+    }
 }

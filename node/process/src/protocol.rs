@@ -356,7 +356,8 @@ pub enum Outcome {
     Other,
 }
 
-/// The final word on an update, the same for every process that was asked.
+/// The final word on an update, the same for every process of a node that was asked. A node that an update which is not installed goes on
+/// without hears an end of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutcomeTold {
     /// The update.

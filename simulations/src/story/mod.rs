@@ -3,6 +3,7 @@
 //!
 //! One idea: a line is one statement, carried out after the one before; `when STEP: FAULT` waits in the background for its step, and
 //! `when STEP, TIME later: FAULT` so much longer.
+//! `of uN` says which update is spoken of from then on, where that is not the last one that was submitted.
 //! What is printed says what moved in the record, and no times, so that it changes only when the story does.
 //!
 //! ```text
