@@ -126,7 +126,8 @@ fn conclusion(info: &UpdateInfo) -> String {
             text.push_str(&format!("note: some nodes were left out; `tribune update show {}` names them\n", update.id));
         }
         Phase::Ended { outcome: Outcome::RegressFailed } => {
-            let failed = update.nodes.iter().filter_map(|(name, node)| Some((name, node.failure.as_ref()?)));
+            let failed = update.nodes.iter().filter(|(_, node)| node.changed && node.step == Step::Failed);
+            let failed = failed.filter_map(|(name, node)| Some((name, node.failure.as_ref()?)));
             for (name, why) in failed {
                 text.push_str(&format!("  - node {name} could not go back: {}\n", clean(why)));
             }

@@ -194,3 +194,6 @@ pub fn plan(plan: &Plan, names: &Names) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

@@ -83,9 +83,10 @@ fn manifests(record: &Record, plan: &NodePlan) -> Vec<String> {
 
 /// What a node should have come to, by where the update is and how far the node.
 fn want(record: &Record, update: &Update, name: &NodeName, node: &NodeProgress) -> Want {
+    if let Some(outcome) = update.own_end(node) {
+        return Want::Ended { outcome, reason: node.failure.clone().or_else(|| update.reason.clone()) };
+    }
     match &update.phase {
-        // It hears nothing else, also when it hears that only after the others have come to their end.
-        _ if node.left_behind => over_here(update, node, Outcome::Aborted),
         Phase::Queued { .. } | Phase::Planned => Want::Hold,
         Phase::Asking | Phase::Vetoed if node.step < Step::Voted => Want::Voted,
         // After a late veto the rest is asked again, and what has changed over stays.
@@ -95,11 +96,6 @@ fn want(record: &Record, update: &Update, name: &NodeName, node: &NodeProgress) 
         Phase::Paused { .. } if node.step < Step::Go => Want::Hold,
         Phase::Wave { wave } | Phase::Paused { wave, .. } => in_wave(record, update, *wave, name, node),
         Phase::Ended { outcome } => Want::Ended { outcome: *outcome, reason: update.reason.clone() },
-        // Others go on; this node is free for what comes next.
-        _ if update.over_for(name) => {
-            let outcome = if node.changed { Outcome::Regressed } else { Outcome::Aborted };
-            over_here(update, node, outcome)
-        }
         Phase::Verifying | Phase::Unpersisted | Phase::Persisting if node.step == Step::Failed && node.changed => {
             back_from_lost(record, update, name, node)
         }
@@ -109,10 +105,6 @@ fn want(record: &Record, update: &Update, name: &NodeName, node: &NodeProgress) 
         Phase::Regressing if node.changed && node.step != Step::Regressed => regress(update, node),
         Phase::Regressing => Want::Hold,
     }
-}
-
-fn over_here(update: &Update, node: &NodeProgress, outcome: Outcome) -> Want {
-    Want::Ended { outcome, reason: node.failure.clone().or_else(|| update.reason.clone()) }
 }
 
 /// A node that may have begun goes through with it; any other waits.

@@ -161,12 +161,32 @@ pub enum WayBack {
 
 impl Update {
     /// Whether it is over for a node, though not yet everywhere. So it is for one that is there no more: whoever came in its place
-    /// never heard of it. And for one where nothing of an ephemeral update runs or will, once that holds nothing together any more; but one
-    /// that never began, and was not left behind before the others go back, hears how it ended when they are back.
+    /// never heard of it. And for one with an end of its own.
     pub fn over_for(&self, node: &NodeName) -> bool {
-        let Some(progress) = self.nodes.get(node) else { return false };
-        let apart = matches!(self.phase, Phase::Verifying | Phase::Unpersisted | Phase::Persisting | Phase::Regressing);
-        progress.gone || progress.left_behind || (self.request.options.ephemeral && apart && progress.step == Step::Regressed)
+        self.nodes.get(node).is_some_and(|progress| progress.gone || self.own_end(progress).is_some())
+    }
+
+    /// The end of an ephemeral update on a node where nothing of it runs or will, once it holds nothing together any more: the same
+    /// whether the node hears it now or only when the others have come to their end. One that never began, and was not left behind before
+    /// the others go back, ends with them.
+    pub fn own_end(&self, progress: &NodeProgress) -> Option<Outcome> {
+        let together = matches!(
+            self.phase,
+            Phase::Queued { .. }
+                | Phase::Planned
+                | Phase::Asking
+                | Phase::Vetoed
+                | Phase::Distributing
+                | Phase::Wave { .. }
+                | Phase::Paused { .. }
+                | Phase::Held { .. }
+        );
+        match progress.step {
+            _ if !self.request.options.ephemeral => None,
+            _ if progress.left_behind => Some(Outcome::Aborted),
+            Step::Regressed if !together => Some(if progress.changed { Outcome::Regressed } else { Outcome::Aborted }),
+            _ => None,
+        }
     }
 
     /// Whether it has or wants a node.

@@ -34,7 +34,7 @@ impl Record {
         let progress = update.nodes.get(name).ok_or(Rejection::Outdated)?;
         let about_this = update.plan.as_ref().is_some_and(|plan| plan.revision >= revision) && progress.round == round;
         let went_back = matches!(report, NodeReport::Regressed { .. } | NodeReport::Restarted { .. });
-        if update.phase.ended() || progress.gone || (!about_this && !went_back) {
+        if update.phase.ended() || progress.gone || progress.left_behind || (!about_this && !went_back) {
             return Err(Rejection::Outdated);
         }
         match report {
@@ -297,7 +297,8 @@ impl Record {
 
     fn failed(&mut self, at: At, id: UpdateId, name: &NodeName, step: Step, why: &str) -> Result<(), Rejection> {
         self.change_progress(id, name, |progress| {
-            if matches!(progress.step, Step::Failed | Step::Regressed) {
+            // Of one that was away it is decided without what it says, and `ask-again` has it back.
+            if matches!(progress.step, Step::Failed | Step::Regressed | Step::Away) {
                 return Err(Rejection::Outdated);
             }
             progress.step = Step::Failed;
@@ -432,7 +433,11 @@ impl Record {
         if !update.nodes.values().any(kept) {
             let first = update.nodes.values().find_map(|node| node.failure.clone());
             let why = first.map_or_else(|| "it runs on no node".to_owned(), |why| format!("it runs on no node: {why}"));
-            self.go_back(at, id, &why)?;
+            if update.nodes.values().any(|node| node.changed) {
+                self.go_back(at, id, &why)?;
+            } else {
+                self.end(at, id, Outcome::Aborted, Some(why))?;
+            }
             return Ok(Accepted::Done);
         }
         update.discrepancies = discrepancies.to_vec();

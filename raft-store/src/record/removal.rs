@@ -118,6 +118,12 @@ impl Record {
         let mut update = self.update(id)?.clone();
         let progress = update.nodes.get_mut(name).ok_or(Rejection::Outdated)?;
         let before = progress.step;
+        if progress.left_behind {
+            // It was over there: whoever comes in its place never heard of it.
+            progress.gone = true;
+            self.updates.put(id, update);
+            return Ok(());
+        }
         leave(at, progress, name, why);
         let changed = progress.changed;
         let phase = update.phase.clone();

@@ -318,3 +318,76 @@ fn a_node_that_was_away_and_forced_past_is_free_for_what_comes_next_while_others
     fleet.report(id, "a", back(None)).unwrap();
     assert_eq!(*fleet.phase(id), Phase::Ended { outcome: Outcome::Regressed });
 }
+
+/// An update that runs on *a* and has left *b* behind, which was away; it is checked now.
+fn without_b(options: UpdateOptions) -> (Fleet, UpdateId) {
+    let (mut fleet, id) = staged(options);
+    starts(&mut fleet, id, "a");
+    fleet.report(id, "a", runs(&fleet, id, "a")).unwrap();
+    fleet.tell(MasterCommand::Away { update: id, node: node("b") }).unwrap();
+    fleet.decide(id, Decision::Force { why: "it is off for the week".into() }, None).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Verifying);
+    assert!(fleet.update(id).nodes[&node("b")].left_behind);
+    (fleet, id)
+}
+
+#[test]
+fn what_a_node_says_late_that_was_left_behind_changes_nothing() {
+    let (mut fleet, id) = without_b(UpdateOptions::default());
+    let failed = || NodeReport::Failed { step: Step::Voted, why: "the disk is full".into() };
+    let before = fleet.update(id).clone();
+    for _ in ["verifying", "unpersisted"] {
+        for report in [failed(), restarted(), back(None), NodeReport::Staged] {
+            assert_eq!(fleet.report(id, "b", report), Err(Rejection::Outdated), "{}", fleet.phase(id));
+        }
+        assert_eq!(fleet.update(id).nodes, before.nodes);
+        if *fleet.phase(id) == Phase::Verifying {
+            fleet.tell(MasterCommand::Verified { update: id, discrepancies: Vec::new() }).unwrap();
+        }
+    }
+    assert_eq!(*fleet.phase(id), Phase::Unpersisted);
+    fleet.order(UserCommand::Persist { update: id }, None).unwrap();
+    persists(&mut fleet, id, "a");
+    fleet.tell(MasterCommand::Verified { update: id, discrepancies: Vec::new() }).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Ended { outcome: Outcome::CompletedInPart });
+    assert_eq!((class_should(&fleet), fleet.node("b").should.len()), (1, 1), "it goes on with its class");
+}
+
+#[test]
+fn a_node_that_counts_as_away_cannot_say_that_it_failed() {
+    let (mut fleet, id) = staged(UpdateOptions::default());
+    fleet.tell(MasterCommand::Away { update: id, node: node("b") }).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Vetoed);
+    let failed = NodeReport::Failed { step: Step::Voted, why: "the disk is full".into() };
+    assert_eq!(fleet.report(id, "b", failed), Err(Rejection::Outdated));
+    assert_eq!((fleet.phase(id), fleet.step(id, "b")), (&Phase::Vetoed, Step::Away));
+}
+
+#[test]
+fn where_no_node_began_it_is_aborted() {
+    let (mut fleet, id) = staged(UpdateOptions::default());
+    for name in ALL {
+        fleet.tell(MasterCommand::Away { update: id, node: node(name) }).unwrap();
+    }
+    fleet.decide(id, Decision::Force { why: "they are off for the week".into() }, None).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Verifying);
+    fleet.tell(MasterCommand::Verified { update: id, discrepancies: Vec::new() }).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Ended { outcome: Outcome::Aborted });
+    assert!(fleet.update(id).reason.as_ref().unwrap().contains("runs on no node"), "{:?}", fleet.update(id).reason);
+    assert_eq!((fleet.record.tombstones().len(), class_should(&fleet)), (0, 0));
+}
+
+#[test]
+fn the_removal_of_a_node_that_was_left_behind_is_no_veto() {
+    let (mut fleet, id) = without_b(UpdateOptions::default());
+    let vetoes = |fleet: &Fleet| fleet.record.events().values().filter(|event| event.kind == EventKind::Veto).count();
+    let before = (vetoes(&fleet), fleet.update(id).ballot_revision);
+    fleet.order(UserCommand::RemoveNode { node: node("b") }, None).unwrap();
+    assert!(!fleet.record.nodes().contains(&node("b")));
+    assert_eq!((vetoes(&fleet), fleet.update(id).ballot_revision), before);
+    let progress = &fleet.update(id).nodes[&node("b")];
+    assert!(progress.gone && progress.left_behind);
+    fleet.order(UserCommand::Cancel { update: id }, None).unwrap();
+    fleet.report(id, "a", back(None)).unwrap();
+    assert_eq!(*fleet.phase(id), Phase::Ended { outcome: Outcome::Regressed });
+}

@@ -290,7 +290,11 @@ fn check(record: &Record) -> Result<(), TestCaseError> {
             prop_assert!(update.nodes.values().all(|node| !node.changed), "a node changed over before all had staged");
         }
         for (name, node) in update.nodes.iter().filter(|(_, node)| node.gone) {
-            let over = if node.changed { matches!(node.step, Step::Failed | Step::Regressed) } else { node.step == Step::Away };
+            let over = if node.changed {
+                matches!(node.step, Step::Failed | Step::Regressed)
+            } else {
+                node.step == Step::Away || node.left_behind
+            };
             prop_assert!(over, "node {name} was removed, and is {} in {}", node.step, update.id);
         }
         for name in waits_for(record, update) {

@@ -14,6 +14,7 @@ mod copies_agree;
 mod decided_as_seen;
 mod ephemeral_is_not_kept;
 mod fence_only_rises;
+mod left_behind;
 mod logs_match;
 mod nothing_lost;
 mod one_master_a_term;
@@ -90,6 +91,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(all_or_nothing::AllOrNothing),
         Box::new(regress_is_complete::RegressIsComplete),
         Box::new(ephemeral_is_not_kept::EphemeralIsNotKept),
+        Box::new(left_behind::LeftBehind),
         Box::new(tombstones_hold::TombstonesHold),
         Box::new(should_have::ShouldHave),
         Box::new(nothing_lost::NothingLost),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use tribune_process::protocol::Outcome as Heard;
-use tribune_raft_store::model::{NodeProgress, Outcome, Phase, Update};
+use tribune_raft_store::model::{NodeProgress, Outcome, Phase, Step, Update};
 
 use super::Invariant;
 use crate::history::History;
@@ -67,11 +67,12 @@ fn is_end(update: &Update, node: &NodeProgress, outcome: Outcome, heard: Heard) 
     match heard {
         _ if node.gone => true,
         _ if node.left_behind => heard == Heard::Aborted,
+        _ if own && node.step == Step::Regressed => heard == Heard::Regressed,
         Heard::Completed => outcome == Outcome::Completed,
         Heard::CompletedInPart => outcome == Outcome::CompletedInPart,
         Heard::CompletedWithDiscrepancies => outcome == Outcome::CompletedWithDiscrepancies,
         Heard::Aborted => matches!(outcome, Outcome::Aborted | Outcome::Rejected),
-        Heard::Regressed => outcome == Outcome::Regressed || (own && node.changed),
+        Heard::Regressed => outcome == Outcome::Regressed,
         Heard::RegressFailed => outcome == Outcome::RegressFailed,
         Heard::Other => false,
     }

@@ -30,8 +30,8 @@ pub fn one(evidence: &mut Evidence<'_>) -> Result<()> {
             let known = evidence.record.updates.get(update).filter(|known| known["nodes"][&who.node].is_object());
             let Some(known) = known.and_then(|known| known["outcome"].as_str()) else { continue };
             // So has one that an ephemeral update went on without.
-            let left_behind = evidence.record.updates[update]["nodes"][&who.node]["left_behind"] == true;
-            let known = if left_behind { "aborted".to_owned() } else { known.replace('_', "") };
+            let part = &evidence.record.updates[update]["nodes"][&who.node];
+            let known = if part["left_behind"] == true { "aborted".to_owned() } else { known.replace('_', "") };
             let same = outcomes[0].eq_ignore_ascii_case(&known) || (known == "rejected" && outcomes[0] == "Aborted");
             ensure!(same, "{who} heard that {update} {}, and the record has {known}", outcomes[0]);
         }

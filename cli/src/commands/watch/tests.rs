@@ -44,3 +44,17 @@ fn the_last_word_says_what_is_to_be_decided() {
     ended.update.reason = Some("ada cancelled it".into());
     assert_eq!(conclusion(&ended), "u7 aborted: ada cancelled it\n");
 }
+
+#[test]
+fn only_a_node_that_changed_and_is_not_back_could_not_go_back() {
+    let mut info = vetoed();
+    info.update = update(Phase::Ended { outcome: Outcome::RegressFailed });
+    for (name, (step, changed)) in [("n1", (Step::Failed, true)), ("n2", (Step::Failed, false))] {
+        let node = info.update.nodes.get_mut(&name.parse::<NodeName>().unwrap()).unwrap();
+        (node.step, node.changed, node.failure) = (step, changed, Some("the disk is full".into()));
+    }
+    assert_eq!(conclusion(&info), "u7 regress failed\n  - node n1 could not go back: the disk is full\n");
+    let n1 = info.update.nodes.get_mut(&"n1".parse::<NodeName>().unwrap()).unwrap();
+    n1.step = Step::Regressed;
+    assert_eq!(conclusion(&info), "u7 regress failed\n");
+}

@@ -15,6 +15,23 @@ const ALL: [&str; 3] = ["a", "b", "c"];
 
 /// Three nodes that are about to start an ephemeral update, together; a failure takes back that node alone.
 fn going() -> (Fleet, UpdateId) {
+    let (mut fleet, id) = staged();
+    go(&mut fleet, id, &ALL);
+    (fleet, id)
+}
+
+/// The others run it, and *c*, which was away, was left behind.
+fn running_without_c() -> (Fleet, UpdateId) {
+    let (mut fleet, id) = staged();
+    fleet.tell(MasterCommand::Away { update: id, node: node("c") }).unwrap();
+    fleet.decide(id, Decision::Force { why: "it is off for the week".into() }, None).unwrap();
+    go(&mut fleet, id, &["a", "b"]);
+    run(&mut fleet, id, &["a", "b"]);
+    assert_eq!(*fleet.phase(id), Phase::Verifying);
+    (fleet, id)
+}
+
+fn staged() -> (Fleet, UpdateId) {
     let mut fleet = Fleet::new(&ALL);
     let app = publish(&mut fleet, "app", "1.0.0", &[json!({ "name": "main", "run": ["main"] })]);
     let mut request = install(&ALL, &[app]);
@@ -29,11 +46,14 @@ fn going() -> (Fleet, UpdateId) {
     for name in ALL {
         fleet.report(id, name, NodeReport::Staged).unwrap();
     }
-    for name in ALL {
+    (fleet, id)
+}
+
+fn go(fleet: &mut Fleet, id: UpdateId, names: &[&str]) {
+    for name in names {
         fleet.become_ready(id, name);
     }
-    fleet.tell(MasterCommand::Go { update: id, nodes: nodes(&ALL) }).unwrap();
-    (fleet, id)
+    fleet.tell(MasterCommand::Go { update: id, nodes: nodes(names) }).unwrap();
 }
 
 /// These nodes run it.
@@ -53,6 +73,12 @@ fn verify(fleet: &mut Fleet, id: UpdateId) {
 
 fn want(fleet: &Fleet, name: &str) -> Want {
     directives(&fleet.record, &node(name), &BTreeSet::new()).remove(0).want
+}
+
+/// What a node should have come to that has not heard how an update ended.
+fn want_of(fleet: &Fleet, id: UpdateId, name: &str) -> Want {
+    let mut all = directives(&fleet.record, &node(name), &[id].into()).into_iter();
+    all.find(|directive| directive.update == id).unwrap().want
 }
 
 #[test]
@@ -137,4 +163,48 @@ fn what_is_installed_counts_on_no_provider_that_only_runs_until_a_restart() {
     request.options.ephemeral = false;
     request.options.accept_discrepancies.insert("ledger.api".parse().unwrap());
     assert_eq!(planned(&fleet, &request).accepted.len(), 1);
+}
+
+#[test]
+fn a_node_with_an_end_of_its_own_hears_that_one_also_when_the_others_have_come_to_theirs() {
+    let (mut fleet, id) = running_without_c();
+    let ends = |fleet: &Fleet, name: &str, phase: &str| match want_of(fleet, id, name) {
+        Want::Ended { outcome, reason: Some(why) } => (outcome, why),
+        other => panic!("{phase}: {other:?}"),
+    };
+    let left_behind = |fleet: &Fleet, phase: &str| {
+        let (outcome, why) = ends(fleet, "c", phase);
+        assert!(outcome == Outcome::Aborted && why.contains("away"), "{phase}: {outcome}, {why}");
+    };
+    let taken_back = |fleet: &Fleet, phase: &str| {
+        assert_eq!(ends(fleet, "a", phase), (Outcome::Regressed, "a user wished it".to_owned()), "{phase}");
+    };
+    left_behind(&fleet, "verifying");
+    verify(&mut fleet, id);
+    left_behind(&fleet, "unpersisted");
+    fleet
+        .report(id, "a", NodeReport::Regressed { current: Generation::default(), why: Some("a user wished it".into()) })
+        .unwrap();
+    taken_back(&fleet, "unpersisted");
+
+    let mut other = Fleet::with(fleet.record.clone(), fleet.index);
+    other.order(UserCommand::Cancel { update: id }, None).unwrap();
+    left_behind(&other, "regressing");
+    taken_back(&other, "regressing");
+    other.report(id, "b", NodeReport::Regressed { current: Generation::default(), why: None }).unwrap();
+    assert_eq!(*other.phase(id), Phase::Ended { outcome: Outcome::Regressed });
+    left_behind(&other, "regressed");
+
+    fleet.order(UserCommand::Persist { update: id }, None).unwrap();
+    left_behind(&fleet, "persisting");
+    taken_back(&fleet, "persisting");
+    let plan = fleet.update(id).plan.clone().unwrap();
+    let current = fleet.generation("b", &plan.nodes[&node("b")]);
+    fleet.report(id, "b", NodeReport::Settled { current }).unwrap();
+    left_behind(&fleet, "checked again");
+    verify(&mut fleet, id);
+    assert_eq!(*fleet.phase(id), Phase::Ended { outcome: Outcome::CompletedInPart });
+    left_behind(&fleet, "completed");
+    taken_back(&fleet, "completed");
+    assert_eq!(want_of(&fleet, id, "b"), Want::Ended { outcome: Outcome::CompletedInPart, reason: None });
 }
