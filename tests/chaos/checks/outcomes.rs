@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, ensure};
+use serde_json::Value;
 use tribune_tests::probe::{Entry, Said};
 
 use super::Evidence;
@@ -29,14 +30,22 @@ pub fn one(evidence: &mut Evidence<'_>) -> Result<()> {
             // A node that a user left out, or took back, has an outcome of its own: nothing was changed there.
             let known = evidence.record.updates.get(update).filter(|known| known["nodes"][&who.node].is_object());
             let Some(known) = known.and_then(|known| known["outcome"].as_str()) else { continue };
-            // So has one that an ephemeral update went on without.
-            let part = &evidence.record.updates[update]["nodes"][&who.node];
-            let known = if part["left_behind"] == true { "aborted".to_owned() } else { known.replace('_', "") };
+            let own = own_end(&evidence.record.updates[update], &who.node).filter(|_| !["aborted", "rejected"].contains(&known));
+            let known = own.map_or_else(|| known.replace('_', ""), str::to_owned);
             let same = outcomes[0].eq_ignore_ascii_case(&known) || (known == "rejected" && outcomes[0] == "Aborted");
             ensure!(same, "{who} heard that {update} {}, and the record has {known}", outcomes[0]);
         }
     }
     Ok(())
+}
+
+/// The end of an ephemeral update on a node that it went on without, or where it was taken back: that is not always the end of the others.
+fn own_end(update: &Value, node: &str) -> Option<&'static str> {
+    let part = &update["nodes"][node];
+    if part["left_behind"] == true {
+        return Some("aborted");
+    }
+    (update["options"]["ephemeral"] == true && part["step"] == "regressed").then_some("regressed")
 }
 
 /// Whoever was asked and still runs.
