@@ -45,7 +45,8 @@ test: setup
 	@tests/setup/packages $(TEST_PACKAGES)
 	@tests/setup/wheels
 	@tests/setup/nextest
-	cargo build --workspace --locked
+	@# All at once: what the tests depend on has further features, with which the node would be compiled a second time.
+	cargo build --workspace --locked --all-targets
 	cargo nextest run --workspace --locked --test-threads $(TESTS_AT_ONCE)
 	cargo test --workspace --locked --doc
 
