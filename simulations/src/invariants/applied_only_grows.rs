@@ -7,8 +7,8 @@ use crate::seen::{Seen, index};
 
 #[derive(Debug, Default)]
 pub struct AppliedOnlyGrows {
-    /// By node: its id in Raft, and how much it has applied under that.
-    last: BTreeMap<String, (Option<u64>, u64)>,
+    /// By node: which start of it that is and its id in Raft, and how much it has applied since.
+    last: BTreeMap<String, ((u64, Option<u64>), u64)>,
 }
 
 impl Invariant for AppliedOnlyGrows {
@@ -27,8 +27,10 @@ impl Invariant for AppliedOnlyGrows {
                 continue;
             };
             let at = index(state);
-            let (id, last) = self.last.insert(node.name.clone(), (node.raft_id, at)).unwrap_or_default();
-            if at < last && id == node.raft_id {
+            // It may be killed and started again between two looks.
+            let run = (node.machine.lock().agent_starts, node.raft_id);
+            let (before, last) = self.last.insert(node.name.clone(), (run, at)).unwrap_or_default();
+            if at < last && before == run {
                 return Err(format!("{} had applied {last}, and has now applied {at} only", node.name));
             }
         }
