@@ -170,21 +170,13 @@ impl Update {
     /// whether the node hears it now or only when the others have come to their end. One that never began, and was not left behind before
     /// the others go back, ends with them.
     pub fn own_end(&self, progress: &NodeProgress) -> Option<Outcome> {
-        let together = matches!(
-            self.phase,
-            Phase::Queued { .. }
-                | Phase::Planned
-                | Phase::Asking
-                | Phase::Vetoed
-                | Phase::Distributing
-                | Phase::Wave { .. }
-                | Phase::Paused { .. }
-                | Phase::Held { .. }
-        );
+        let apart = matches!(self.phase, Phase::Verifying | Phase::Unpersisted | Phase::Persisting | Phase::Regressing);
         match progress.step {
             _ if !self.request.options.ephemeral => None,
             _ if progress.left_behind => Some(Outcome::Aborted),
-            Step::Regressed if !together => Some(if progress.changed { Outcome::Regressed } else { Outcome::Aborted }),
+            Step::Regressed if apart || self.phase.ended() => {
+                Some(if progress.changed { Outcome::Regressed } else { Outcome::Aborted })
+            }
             _ => None,
         }
     }

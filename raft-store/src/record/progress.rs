@@ -297,7 +297,7 @@ impl Record {
 
     fn failed(&mut self, at: At, id: UpdateId, name: &NodeName, step: Step, why: &str) -> Result<(), Rejection> {
         self.change_progress(id, name, |progress| {
-            // Of one that was away it is decided without what it says, and `ask-again` has it back.
+            // Who counts as away is decided on without its word; `ask-again` has it back.
             if matches!(progress.step, Step::Failed | Step::Regressed | Step::Away) {
                 return Err(Rejection::Outdated);
             }
