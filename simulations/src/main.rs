@@ -7,9 +7,13 @@ use anyhow::{Context, Result, anyhow};
 use clap::{Parser, Subcommand};
 use tribune_planted::Bug;
 use tribune_simulations::plan::Plan;
-use tribune_simulations::run::{Outcome, play};
+use tribune_simulations::run::{Bottle, Outcome, play};
 use tribune_simulations::story::Story;
 use tribune_simulations::sweep::{Line, hunt, shrink, sweep, table};
+
+/// This program's own `getrandom` and `clock_gettime`. Outside of a run the clock stands still.
+const BOTTLE: Bottle =
+    Bottle { draw_from: mad_turmoil::rand::set_rng, hold_clock: || Box::new(mad_turmoil::time::SimClocksGuard::init()) };
 
 /// How many events before a violation are shown.
 const SHOWN: usize = 60;
@@ -121,7 +125,7 @@ fn act(command: Command) -> Result<ExitCode> {
     match command {
         Command::Run { seed, json, plant, without } => {
             plant.into_iter().for_each(tribune_planted::plant);
-            let outcome = play(plan(seed, &without))?;
+            let outcome = play(plan(seed, &without), BOTTLE)?;
             if json {
                 println!("{}", serde_json::to_string(&Line::from(&outcome))?);
             } else {
@@ -131,7 +135,7 @@ fn act(command: Command) -> Result<ExitCode> {
         }
         Command::Replay { seed, plant, without } => {
             plant.into_iter().for_each(tribune_planted::plant);
-            let outcome = play(plan(seed, &without))?;
+            let outcome = play(plan(seed, &without), BOTTLE)?;
             show(&outcome, usize::MAX, &without);
             Ok(code(outcome.violation.is_none()))
         }
@@ -139,7 +143,7 @@ fn act(command: Command) -> Result<ExitCode> {
             plant.into_iter().for_each(tribune_planted::plant);
             let text = std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
             let story: Story = text.parse().map_err(|why| anyhow!("{}: {why}", file.display()))?;
-            let outcome = play(Plan::telling(story))?;
+            let outcome = play(Plan::telling(story), BOTTLE)?;
             if all {
                 show(&outcome, usize::MAX, &[]);
             } else {

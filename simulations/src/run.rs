@@ -3,6 +3,7 @@
 mod disaster;
 mod folder;
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -109,20 +110,32 @@ struct Run<'a> {
     met: BTreeMap<(String, &'static str), u64>,
 }
 
+/// The clock and the chance of a program that plays.
+///
+/// They are the program's to bring, and not this library's: whatever they are linked into has no clock outside of a run, and a program's tests
+/// would wait for nothing, again and again.
+#[derive(Debug, Clone, Copy)]
+pub struct Bottle {
+    /// From here on, what the program draws comes from this.
+    pub draw_from: fn(StdRng),
+    /// As long as what it gives is held, the clock is the simulation's.
+    pub hold_clock: fn() -> Box<dyn Any>,
+}
+
 /// Plays a run, in a thread of its own: the keys of its hash maps are drawn once for each thread, and whatever else this program did before,
 /// such as preparing logs, must not move them.
 ///
 /// # Errors
 /// It could not be set up at all, which says nothing about the cluster.
-pub fn play(plan: Plan) -> Result<Outcome> {
+pub fn play(plan: Plan, bottle: Bottle) -> Result<Outcome> {
     note_panics();
-    let player = std::thread::Builder::new().name("simulation".into()).stack_size(STACK).spawn(move || play_here(plan))?;
+    let player =
+        std::thread::Builder::new().name("simulation".into()).stack_size(STACK).spawn(move || play_here(plan, bottle))?;
     player.join().map_err(|_| anyhow::anyhow!("the run panicked: {}", panicked().unwrap_or_default()))?
 }
 
-fn play_here(plan: Plan) -> Result<Outcome> {
-    // What the program draws from now on follows from the seed.
-    mad_turmoil::rand::set_rng(StdRng::seed_from_u64(plan.seed));
+fn play_here(plan: Plan, bottle: Bottle) -> Result<Outcome> {
+    (bottle.draw_from)(StdRng::seed_from_u64(plan.seed));
     tribune_p2p::blocking::stay_in_place();
     let folder = Folder::new(plan.seed)?;
     let items = Arc::new(match &plan.story {
@@ -139,7 +152,7 @@ fn play_here(plan: Plan) -> Result<Outcome> {
         .tcp_capacity(4096)
         .enable_random_order();
     let sim = builder.build();
-    let _clocks = mad_turmoil::time::SimClocksGuard::init();
+    let _clock = (bottle.hold_clock)();
     let trace = Trace::default();
     let mut rng = StdRng::seed_from_u64(plan.seed ^ 0x7472_6962);
     let preference = |at: usize| if plan.members.contains(&at) { VoterPreference::Never } else { VoterPreference::May };
