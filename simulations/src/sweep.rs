@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use tribune_planted::Bug;
-use wait_timeout::ChildExt;
 
 use crate::faults::{Fault, STEPS};
 use crate::plan::Plan;
@@ -123,24 +124,31 @@ pub fn one(program: &Path, seed: u64, without: &[usize], plant: Option<Bug>) -> 
     }
     let mut run = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("starting a run")?;
     let (stdout, stderr) = (reading(run.stdout.take()), reading(run.stderr.take()));
-    let status = run.wait_timeout(STANDS_STILL).context("waiting for a run")?;
-    if status.is_none() {
+    let ends = ends_within(&run, STANDS_STILL).context("waiting for a run")?;
+    if !ends {
         run.kill().context("ending a run that stands still")?;
-        run.wait().context("waiting for a run")?;
     }
+    let status = run.wait().context("waiting for a run")?;
     let (said, complained) = (stdout.join().unwrap_or_default(), stderr.join().unwrap_or_default());
-    let Some(status) = status else {
+    if !ends {
         return Ok(Line::failed(
             seed,
             "stands-still",
             format!("it was not over after {STANDS_STILL:?}: something does not let time go on"),
         ));
-    };
+    }
     let parsed = said.lines().last().and_then(|line| serde_json::from_str::<Line>(line).ok());
     Ok(parsed.unwrap_or_else(|| {
         let why = complained.lines().next().unwrap_or("nothing");
         Line::failed(seed, "crash", format!("the run ended with {status} and said: {why}"))
     }))
+}
+
+/// Whether a run ends in a time. No clock is read for it: this program's own stands still outside of a run.
+fn ends_within(run: &Child, time: Duration) -> rustix::io::Result<bool> {
+    let pidfd = pidfd_open(Pid::from_child(run), PidfdFlags::empty())?;
+    let time = Timespec::try_from(time).map_err(|_| rustix::io::Errno::INVAL)?;
+    Ok(poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&time))? > 0)
 }
 
 /// Reads all that a run says, beside it.
@@ -211,4 +219,22 @@ pub fn table(lines: &[Line]) -> String {
         table.push_str(&format!("| {state} | {} |\n", counts.join(" | ")));
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_does_not_end_is_told_from_one_that_does() -> Result<()> {
+        let mut endless = Command::new("sleep").arg("1000000").spawn()?;
+        // Others that end meanwhile make its time no longer.
+        Command::new("true").spawn()?.wait()?;
+        let ended = ends_within(&endless, Duration::from_millis(50));
+        endless.kill()?;
+        assert!(!ended?);
+        assert!(ends_within(&endless, Duration::from_secs(60))?, "killed, and not waited for yet");
+        endless.wait()?;
+        Ok(())
+    }
 }
